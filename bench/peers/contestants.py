@@ -1,0 +1,334 @@
+"""heed and its peers behind one interface.
+
+A contestant is made for one case and offers run(), which computes once into memory it keeps, and output(), the result as
+a torch tensor [B,H,N,D]. Making one raises Unsupported, or whatever the peer itself raises, where the peer cannot.
+Conversions to the layout that a peer prefers happen here, before anything is timed.
+"""
+
+import ctypes
+
+import numpy
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+
+class Unsupported(Exception):
+    pass
+
+
+def require(condition, reason):
+    if not condition:
+        raise Unsupported(reason)
+
+
+class Contestant:
+    library = ""
+    entry = ""
+    layout = "[B,H,N,D]"
+    makes_tensors = False  # True: replaces the tensors it is given
+
+    @property
+    def name(self):
+        return f"{self.library} {self.entry}"
+
+
+# ---- heed
+
+
+class HeedLibrary:
+    """The shared library made of heed_peers.cpp."""
+
+    def __init__(self, path):
+        self.code = ctypes.CDLL(str(path))
+        self.code.heed_peers_peak.restype = ctypes.c_double
+        self.code.heed_peers_message.restype = ctypes.c_char_p
+        self.code.heed_peers_compiler.restype = ctypes.c_char_p
+
+    def peak(self, threads):
+        return self.code.heed_peers_peak(threads)
+
+    def compiler(self):
+        return self.code.heed_peers_compiler().decode()
+
+    def vector_bits(self):
+        return self.code.heed_peers_vector_bits()
+
+
+class Heed(Contestant):
+    library = "heed"
+    entry = "softmax_forward"
+
+    def __init__(self, case, tensors, threads, heed):
+        self.q, self.k, self.v = tensors.q, tensors.k, tensors.v
+        self.out = torch.empty_like(self.q)
+        self.heed = heed.code
+        pointers = [ctypes.c_void_p(x.data_ptr()) for x in (self.q, self.k, self.v, self.out)]
+        extents = [ctypes.c_longlong(n) for n in (case.B, case.H, case.G, case.N, case.N, case.D, case.D)]
+        dtype = {"f32": 0, "bf16": 1, "f16": 2}[case.dtype]
+        self.arguments = [*pointers, *extents, int(case.causal), ctypes.c_longlong(case.window), dtype, threads]
+
+    def run(self):
+        if self.heed.heed_peers_forward(*self.arguments):
+            raise RuntimeError(self.heed.heed_peers_message().decode())
+
+    def output(self):
+        return self.out
+
+
+# ---- ONNX Runtime
+
+
+class OnnxRuntime(Contestant):
+    """A model of one operator (or few), its inputs and outputs bound to memory once."""
+
+    library = "onnxruntime"
+
+    def bind(self, case, threads, nodes, inputs, out_shape, opset, constants=()):
+        import onnxruntime
+        from onnx import TensorProto, helper, numpy_helper
+
+        require(case.dtype != "bf16", "no bf16 attention kernel for CPU")
+        self.case = case
+        types = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "int32": TensorProto.INT32,
+                 "bool": TensorProto.BOOL}
+        kind = types[inputs["q" if "q" in inputs else "input"].dtype.name]
+        graph = helper.make_graph(
+            nodes, "attention",
+            [helper.make_tensor_value_info(name, types[x.dtype.name], x.shape) for name, x in inputs.items()],
+            [helper.make_tensor_value_info("out", kind, out_shape)],
+            [numpy_helper.from_array(x, name) for name, x in constants])
+        imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+        model = helper.make_model(graph, opset_imports=imports,
+                                  ir_version=helper.find_min_ir_version_for(imports, ignore_unknown=True))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        # Its workers would otherwise go on spinning into the samples of others.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        self.session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        self.binding = self.session.io_binding()
+        self.inputs = {name: onnxruntime.OrtValue.ortvalue_from_numpy(x) for name, x in inputs.items()}
+        for name, value in self.inputs.items():
+            self.binding.bind_ortvalue_input(name, value)
+        element = numpy.float16 if case.dtype == "f16" else numpy.float32
+        self.out = onnxruntime.OrtValue.ortvalue_from_shape_and_type(out_shape, element)
+        self.binding.bind_ortvalue_output("out", self.out)
+
+    def run(self):
+        self.session.run_with_iobinding(self.binding)
+
+    def output(self):
+        out = torch.from_numpy(self.out.numpy())
+        if out.dim() == 3:
+            out = out.unflatten(2, (self.case.H, self.case.D)).transpose(1, 2)
+        return out
+
+
+def node(*arguments, **attributes):
+    from onnx import helper
+
+    return helper.make_node(*arguments, **attributes)
+
+
+class OrtMultiHeadAttention(OnnxRuntime):
+    entry = "MultiHeadAttention"
+    layout = "[B,N,H*D]"
+
+    def __init__(self, case, tensors, threads, _):
+        require(case.G == case.H, "no grouped heads")
+        require(not case.window, "no window")
+        inputs = dict(zip("qkv", tensors.rows()))
+        op = node("MultiHeadAttention", ["q", "k", "v"], ["out"], domain="com.microsoft", num_heads=case.H,
+                  unidirectional=int(case.causal))
+        self.bind(case, threads, [op], inputs, (case.B, case.N, case.H * case.D), 21)
+
+
+class OrtGroupQueryAttention(OnnxRuntime):
+    entry = "GroupQueryAttention"
+    layout = "[B,N,H*D]"
+
+    def __init__(self, case, tensors, threads, _):
+        inputs = dict(zip("qkv", tensors.rows()))
+        inputs["last"] = numpy.full(case.B, case.N - 1, numpy.int32)
+        inputs["total"] = numpy.array([case.N], numpy.int32)
+        op = node("GroupQueryAttention", ["q", "k", "v", "", "", "last", "total"], ["out"], domain="com.microsoft",
+                  num_heads=case.H, kv_num_heads=case.G, causal=int(case.causal),
+                  local_window_size=case.window if case.window else -1)
+        self.bind(case, threads, [op], inputs, (case.B, case.N, case.H * case.D), 21)
+
+
+class OrtStandardAttention(OnnxRuntime):
+    """The Attention operator of the ONNX standard; opset 25 is the first with a window."""
+
+    entry = "Attention (opset 23)"
+
+    def __init__(self, case, tensors, threads, _):
+        inputs = dict(zip("qkv", tensors.heads_first()))
+        window = {"left_window_size": case.window - 1} if case.window else {}
+        op = node("Attention", ["q", "k", "v"], ["out"], is_causal=int(case.causal), **window)
+        if case.window:
+            self.entry = "Attention (opset 25)"
+        self.bind(case, threads, [op], inputs, (case.B, case.H, case.N, case.D), 25 if case.window else 23)
+
+
+class OrtStandardAttentionMask(OnnxRuntime):
+    entry = "Attention (opset 23), bool mask"
+
+    def __init__(self, case, tensors, threads, _):
+        require(case.window, "only of interest for windows")
+        inputs = dict(zip("qkv", tensors.heads_first()))
+        inputs["mask"] = visible(case).numpy()
+        op = node("Attention", ["q", "k", "v", "mask"], ["out"])
+        self.bind(case, threads, [op], inputs, (case.B, case.H, case.N, case.D), 23)
+
+
+class OrtContribAttention(OnnxRuntime):
+    """com.microsoft.Attention makes q, k and v itself, from one input and one weight matrix. The input has few channels
+    here, so that the projection is a small share of the time; `tensors` becomes what it computes."""
+
+    entry = "Attention (contrib)"
+    layout = "[B,N,channels]"
+    makes_tensors = True
+    channels = 4
+
+    def __init__(self, case, tensors, threads, _):
+        require(case.dtype == "f32", "fp32 only")
+        require(case.G == case.H, "no grouped heads")
+        require(not case.window, "no window")
+        hidden = case.H * case.D
+        data = torch.randn(case.B, case.N, self.channels)
+        weights = torch.randn(self.channels, 3 * hidden) / self.channels**0.5
+        bias = numpy.zeros(3 * hidden, numpy.float32)
+        projected = (data.double() @ weights.double()).float().unflatten(2, (3, case.H, case.D))
+        tensors.set(*projected.permute(2, 0, 3, 1, 4))
+        op = node("Attention", ["input", "weights", "bias"], ["out"], domain="com.microsoft", num_heads=case.H,
+                  unidirectional=int(case.causal))
+        self.bind(case, threads, [op], {"input": data.numpy()}, (case.B, case.N, hidden), 21,
+                  [("weights", weights.numpy()), ("bias", bias)])
+
+
+class OrtMatMul(OnnxRuntime):
+    entry = "MatMul, Softmax, MatMul"
+    layout = "[B,H,N,D], k [B,H,D,N]"
+
+    def __init__(self, case, tensors, threads, _):
+        require(case.dtype == "f32", "fp32 only")
+        require(case.G == case.H, "no grouped heads")
+        q, k, v = tensors.heads_first()
+        inputs = {"q": q, "k": numpy.ascontiguousarray(k.swapaxes(2, 3)), "v": v}
+        constants = [("scale", numpy.array(case.D**-0.5, q.dtype))]
+        nodes = [node("MatMul", ["q", "k"], ["raw"]), node("Mul", ["raw", "scale"], ["scaled"])]
+        if case.causal:
+            hidden = torch.zeros(case.N, case.N).masked_fill_(~visible(case), float("-inf"))
+            inputs["mask"] = hidden.to(tensors.dtype).numpy()
+            nodes.append(node("Add", ["scaled", "mask"], ["scores"]))
+        nodes += [node("Softmax", ["scores" if case.causal else "scaled"], ["weights"], axis=-1),
+                  node("MatMul", ["weights", "v"], ["out"])]
+        self.bind(case, threads, nodes, inputs, (case.B, case.H, case.N, case.D), 21, constants)
+
+
+# ---- PyTorch
+
+
+def visible(case):
+    """bool [N,N]: which keys a query sees."""
+    i = torch.arange(case.N)
+    distance = i[:, None] - i[None, :]
+    seen = distance >= 0
+    return seen & (distance < case.window) if case.window else seen
+
+
+class Torch(Contestant):
+    library = "torch"
+    out = None
+
+    def __init__(self, case, tensors, threads, _):
+        self.case, self.tensors = case, tensors
+        self.q, self.k, self.v = tensors.q, tensors.k, tensors.v
+        self.mask = visible(case) if case.window else None
+        self.prepare()
+
+    def prepare(self):
+        pass
+
+    def run(self):
+        self.out = self.compute()
+
+    def output(self):
+        return self.out
+
+
+class TorchScaledDotProduct(Torch):
+    backend = None
+
+    def compute(self):
+        with sdpa_kernel(self.backend):
+            return F.scaled_dot_product_attention(
+                self.q, self.k, self.v, attn_mask=self.mask, is_causal=self.case.causal and self.mask is None,
+                enable_gqa=self.case.G != self.case.H)
+
+
+class TorchFlash(TorchScaledDotProduct):
+    entry = "scaled_dot_product_attention, flash"
+    backend = SDPBackend.FLASH_ATTENTION
+
+
+class TorchMath(TorchScaledDotProduct):
+    entry = "scaled_dot_product_attention, math"
+    backend = SDPBackend.MATH
+
+
+class TorchFlashDirect(Torch):
+    entry = "_scaled_dot_product_flash_attention_for_cpu"
+    layout = "[B,N,H,D] as [B,H,N,D]"
+
+    def prepare(self):
+        self.q, self.k, self.v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (self.q, self.k, self.v))
+
+    def compute(self):
+        return torch._scaled_dot_product_flash_attention_for_cpu(
+            self.q, self.k, self.v, 0.0, self.case.causal and self.mask is None, attn_mask=self.mask)[0]
+
+
+class TorchFlex(Torch):
+    entry = "flex_attention, compiled"
+
+    def prepare(self):
+        torch._dynamo.reset()
+        window = self.case.window
+
+        def causal(b, h, i, j):
+            return i >= j
+
+        def windowed(b, h, i, j):
+            return (i >= j) & (i - j < window)
+
+        N = self.case.N
+        rule = windowed if window else causal
+        self.blocks = create_block_mask(rule, None, None, N, N, device="cpu") if self.case.causal else None
+        self.flex = torch.compile(flex_attention, dynamic=False, fullgraph=True)
+
+    def compute(self):
+        return self.flex(self.q, self.k, self.v, block_mask=self.blocks, enable_gqa=self.case.G != self.case.H)
+
+
+class TorchMatMul(Torch):
+    entry = "matmul, softmax, matmul"
+
+    def prepare(self):
+        self.hidden = ~visible(self.case) if self.case.causal else None
+
+    def compute(self):
+        case = self.case
+        q = self.q.unflatten(1, (case.G, case.H // case.G)) * case.D**-0.5
+        scores = q @ self.k.unsqueeze(2).transpose(-1, -2)
+        if self.hidden is not None:
+            scores.masked_fill_(self.hidden, float("-inf"))
+        return (torch.softmax(scores, -1) @ self.v.unsqueeze(2)).flatten(1, 2)
+
+
+PEERS = [OrtMultiHeadAttention, OrtGroupQueryAttention, OrtStandardAttention, OrtStandardAttentionMask,
+         OrtContribAttention, OrtMatMul, TorchFlash, TorchFlashDirect, TorchMath, TorchFlex, TorchMatMul]

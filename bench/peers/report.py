@@ -1,0 +1,57 @@
+"""Tables out of the results of run.py."""
+
+
+def ordered(results):
+    return sorted(results, key=lambda r: r["real_time"])
+
+
+def best(results, library):
+    """The fastest entry point of a library, or None."""
+    return next((r for r in ordered(results) if r["library"] == library), None)
+
+
+def case_table(results, absent, peak):
+    """One case for the terminal: contestants from the fastest down."""
+    heed = best(results, "heed")
+    lines = [f"\n{results[0]['name']}   FMA peak {peak:.0f} GFLOP/s",
+             f"  {'':58}{'best ms':>10}{'median ms':>11}{'GFLOP/s':>9}{'of peak':>9}{'time/heed':>11}"]
+    for r in ordered(results):
+        name = f"{r['library']} {r['entry']}"
+        lines.append(f"  {name:58}{r['real_time']:10.2f}{r['median_time']:11.2f}{r['gflops']:9.1f}"
+                     f"{100 * r['peak_share']:8.1f}%{r['real_time'] / heed['real_time']:11.2f}")
+    peers = [r for r in ordered(results) if r["library"] != "heed"]
+    if peers:
+        lines.append(f"  best peer / heed: {peers[0]['real_time'] / heed['real_time']:.2f} by best,"
+                     f" {min(p['median_time'] for p in peers) / heed['median_time']:.2f} by median time")
+    lines += [f"  {a['contestant']}: {a['reason']}" for a in absent]
+    return "\n".join(lines)
+
+
+def cell(result, with_entry):
+    if result is None:
+        return "-"
+    text = f"{result['gflops']:.0f} ({100 * result['peak_share']:.0f} %)"
+    return f"{text} {result['entry'].strip('_')}" if with_entry else text
+
+
+def markdown(document):
+    """A table for each number of threads: GFLOP/s, share of the FMA peak, and how many times faster heed is."""
+    parts = []
+    for context in document["contexts"]:
+        rows = [r for r in document["benchmarks"] if r["threads"] == context["threads"]]
+        threads = f"{context['threads']} thread{'s' if context['threads'] > 1 else ''}"
+        v = context["versions"]
+        peak = context["peak_gflops"]["median"] if "peak_gflops" in context else 0
+        parts += [f"{context['cpu']}, {threads}, FMA peak {peak:.0f} GFLOP/s (fp32); {context['compiler']},"
+                  f" {context['flags']}; ONNX Runtime {v['onnxruntime']}, PyTorch {v['torch']}.", "",
+                  "| dtype/mask/B/heads/N/D | heed | best of ONNX Runtime | best of PyTorch | best peer time / heed time |",
+                  "| --- | --- | --- | --- | --- |"]
+        for name in dict.fromkeys(r["name"] for r in rows):
+            results = [r for r in rows if r["name"] == name]
+            heed, ort, torch = (best(results, library) for library in ("heed", "onnxruntime", "torch"))
+            peers = [r for r in (ort, torch) if r]
+            ratio = f"{min(r['real_time'] for r in peers) / heed['real_time']:.2f}" if peers else "-"
+            parts.append(f"| {name} | {cell(heed, False)} | {cell(ort, True)} | {cell(torch, True)} | {ratio} |")
+        parts.append("")
+    parts.append("GFLOP/s of the best sample (share of the FMA peak measured beside it).")
+    return "\n".join(parts)

@@ -1,0 +1,48 @@
+/// The register-blocked product under every tile: a few scalars of one operand times a few registers of the other.
+#pragma once
+
+#include <heed/simd/convert.hpp>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+/// A step known at compile time. Address arithmetic of the inner loop then folds into the instructions.
+using unit_step = std::integral_constant<index_t, 1>;
+
+/// acc[r][v] = init(r, v) + sum_{k < depth} a[r * row_step + k * depth_step] * b[k * PitchB + v * lanes]
+///
+/// then emit(r, v, acc). Scalars of `a` are broadcast from where they are, so `a` needs neither packing nor padding.
+/// Rows * Vectors accumulators must fit the registers, with Vectors + 1 to spare.
+template <int Rows, int Vectors, int PitchB, class T, class A, class RowStep, class DepthStep, class Init, class Emit>
+HEED_INLINE void outer_product(const T* a, RowStep row_step, DepthStep depth_step, const T* b, index_t depth, Init init,
+                               Emit emit) noexcept {
+  using P = pack<T, A>;
+  P acc[Rows][Vectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) acc[r][v] = init(r, v);
+
+  for (index_t k = 0; k < depth; ++k) {
+    P bv[Vectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) {
+      bv[v] = P::load_aligned(b + k * PitchB + v * P::lanes);
+      if constexpr (Vectors > 1) keep_in_register(bv[v]);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      const P av(a[r * row_step + k * depth_step]);
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) acc[r][v] = fma(av, bv[v], acc[r][v]);
+    }
+  }
+
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) emit(r, v, acc[r][v]);
+}
+
+}  // namespace detail
+HEED_ARCH_END

@@ -1,0 +1,127 @@
+/// From products to logits: softcap, additive bias, score mods and masks, applied to a stored tile of scores.
+#pragma once
+
+#include <heed/kernel/tile_shape.hpp>
+#include <heed/mod/position.hpp>
+#include <heed/simd/convert.hpp>
+#include <heed/simd/math.hpp>
+
+#include <limits>
+#include <tuple>
+#include <type_traits>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+template <class T>
+inline constexpr T log2_e = T(1.44269504088896340736L);
+template <class T>
+inline constexpr T ln_2 = T(0.693147180559945309417L);
+
+/// Calls a mask for the queries of a vector: with packs if it is generic, lane by lane if its parameters are concrete.
+template <class T, class A, class Mask>
+HEED_INLINE mask_pack<T, A> visible(const Mask& mask, const basic_position<index_pack<T, A>>& at) {
+  if constexpr (std::is_invocable_v<const Mask&, const basic_position<index_pack<T, A>>&>) {
+    return mask_pack<T, A>(mask(at));
+  } else {
+    constexpr int n = lanes<T, A>;
+    alignas(64) lane_int_t<T> query[n];
+    alignas(64) T seen[n];
+    at.q.store(query);
+    for (int i = 0; i < n; ++i) seen[i] = mask(position{at.b, at.h, static_cast<int>(query[i]), at.kv}) ? T(1) : T(0);
+    return pack<T, A>::load_aligned(seen) != pack<T, A>(T(0));
+  }
+}
+
+/// Calls a score mod for the queries of a vector, in the same two ways.
+template <class T, class A, class Mod>
+HEED_INLINE pack<T, A> modified(const Mod& mod, pack<T, A> score, const basic_position<index_pack<T, A>>& at) {
+  if constexpr (std::is_invocable_v<const Mod&, pack<T, A>, const basic_position<index_pack<T, A>>&>) {
+    return pack<T, A>(mod(score, at));
+  } else {
+    constexpr int n = lanes<T, A>;
+    alignas(64) lane_int_t<T> query[n];
+    alignas(64) T each[n];
+    at.q.store(query);
+    score.store_aligned(each);
+    for (int i = 0; i < n; ++i)
+      each[i] = static_cast<T>(mod(each[i], position{at.b, at.h, static_cast<int>(query[i]), at.kv}));
+    return pack<T, A>::load_aligned(each);
+  }
+}
+
+/// The score part of a call, between the scaled product and the mask. `plain` scores need no pass of their own.
+template <class... Mods>
+struct score_chain {
+  double softcap = 0;
+  std::tuple<const Mods&...> mods;
+
+  bool plain() const noexcept { return sizeof...(Mods) == 0 && softcap == 0; }
+};
+
+/// Rows [first, first + count) of a stored tile and the vectors [low, high) of queries that they concern.
+struct tile_part {
+  int first, count;
+  int low, high;
+};
+
+/// Where the tile stands: batch entry, head, position of the tile's first query and first key.
+struct tile_place {
+  int b, h;
+  int query;
+  int key;
+};
+
+/// Turns stored scores into base-2 logits in place and raises `top`, the running maximum of each lane.
+///
+/// scores [key][query lane] hold the scaled products: times log2(e) already if the chain is plain. `bias`, of the same
+/// layout, is null or added after the softcap. Vectors whose bit in `masked` is set are masked. Returns whether some pair
+/// was excluded, by the mask, a bias of -inf or a score mod that returned -inf.
+template <class T, class A, class Mask, class... Mods>
+bool finish_scores(T* scores, const T* bias, T* top, tile_part part, tile_place place, unsigned masked, T log_weight2,
+                   const Mask& mask, const score_chain<Mods...>& chain) {
+  using P = pack<T, A>;
+  using shape = tile_shape<T, A>;
+  constexpr T excluded = -std::numeric_limits<T>::infinity();
+  const bool plain = chain.plain() && bias == nullptr;
+  const P cap(static_cast<T>(chain.softcap)), per_cap(static_cast<T>(chain.softcap > 0 ? 1 / chain.softcap : 0));
+  P lowest(T(0));
+  for (int v = part.low; v < part.high; ++v) {
+    const bool hides = (masked >> v & 1u) != 0;
+    if (plain && !hides && log_weight2 == T(0)) {
+      P high = P::load_aligned(top + v * shape::width);
+      for (int j = part.first; j < part.first + part.count; ++j)
+        high = max(P::load_aligned(scores + j * shape::queries + v * shape::width), high);
+      high.store_aligned(top + v * shape::width);
+      continue;
+    }
+    basic_position<index_pack<T, A>> at{place.b, place.h,
+                                        index_pack<T, A>::counting_from(place.query + v * shape::width), place.key};
+    P high = P::load_aligned(top + v * shape::width);
+    for (int j = part.first; j < part.first + part.count; ++j) {
+      at.kv = place.key + j;
+      T* const here = scores + j * shape::queries + v * shape::width;
+      P z = P::load_aligned(here);
+      if (!plain) {
+        if (chain.softcap > 0) z = cap * tanh(z * per_cap);
+        if (bias != nullptr) {
+          const P added = P::load_aligned(bias + j * shape::queries + v * shape::width);
+          z = select(added == P(excluded), added, z + added);
+        }
+        std::apply([&](const auto&... mod) { ((z = modified<T, A>(mod, z, at)), ...); }, chain.mods);
+        z = fma(z, P(log2_e<T>), P(log_weight2));
+      } else {
+        z += P(log_weight2);
+      }
+      if (hides) z = select(visible<T, A>(mask, at), z, P(excluded));
+      lowest = min(z, lowest);
+      high = max(z, high);
+      z.store_aligned(here);
+    }
+    high.store_aligned(top + v * shape::width);
+  }
+  return any(lowest == P(excluded));
+}
+
+}  // namespace detail
+HEED_ARCH_END

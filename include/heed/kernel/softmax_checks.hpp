@@ -1,0 +1,121 @@
+/// What every entry point of the softmax family asks of its arguments before it writes anything.
+#pragma once
+
+#include <heed/core/error.hpp>
+#include <heed/core/float16.hpp>
+#include <heed/core/sequence_offsets.hpp>
+#include <heed/core/setting.hpp>
+
+#include <climits>
+#include <cmath>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+template <class S>
+void check_queries(const checker& check, const view<const S, 4>& q, const view<S, 4>& out,
+                   const view<accumulator_t<S>, 3>& lse, const view<const accumulator_t<S>, 1>& sink,
+                   const setting<double>& scale, double softcap) {
+  check.tensor(q, "q");
+  check.output(out, "out");
+  check.require(q.extent(3) > 0, "q.extent(3) (D)", "at least 1", q.extent(3));
+  check.require(out.extent(3) > 0, "out.extent(3) (E)", "at least 1", out.extent(3));
+  check.extent(out, "out", 0, q.extent(0), "B, as q");
+  check.extent(out, "out", 1, q.extent(1), "H, as q");
+  check.extent(out, "out", 2, q.extent(2), "N, as q");
+  check.require(std::isfinite(scale.or_default(1)), "options.scale", "a finite number", scale.or_default(1));
+  check.require(std::isfinite(softcap) && softcap >= 0, "options.softcap", "a finite number, at least 0", softcap);
+  if (lse) {
+    for (int axis = 0; axis < 3; ++axis) {
+      check.extent(lse, "options.lse", axis, q.extent(axis), "as q");
+      check.require(lse.stride(axis) != 0 || lse.extent(axis) <= 1, "options.lse", "no broadcast axis in an output", "stride 0");
+    }
+  }
+  if (sink) {
+    check.extent(sink, "options.sink", 0, q.extent(1), "H, as q");
+    for (index_t h = 0; h < sink.extent(0); ++h)
+      check.require(sink[h] < HUGE_VAL, "options.sink", "numbers below +inf", double(sink[h]));
+  }
+}
+
+template <class S>
+void check_keys(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k, const view<const S, 4>& v,
+                const view<S, 4>& out, const char* k_name, const char* v_name, bool shared_batch = false) {
+  check.tensor(k, k_name);
+  check.tensor(v, v_name);
+  if (!(shared_batch && k.extent(0) == 1)) check.extent(k, k_name, 0, q.extent(0), "B, as q");
+  check.extent(v, v_name, 0, k.extent(0), "B, as k");
+  check.require(k.extent(1) > 0 || q.extent(1) == 0, (std::string(k_name) + ".extent(1) (G)").c_str(), "at least 1", k.extent(1));
+  check.require(k.extent(1) == 0 || q.extent(1) % k.extent(1) == 0, (std::string(k_name) + ".extent(1) (G)").c_str(),
+                ("a divisor of H = " + std::to_string(q.extent(1))).c_str(), k.extent(1));
+  check.extent(v, v_name, 1, k.extent(1), "G, as k");
+  check.extent(v, v_name, 2, k.extent(2), "M, as k");
+  check.extent(k, k_name, 3, q.extent(3), "D, as q");
+  check.extent(v, v_name, 3, out.extent(3), "E, as out");
+}
+
+/// Positions are handed to mods as int.
+inline void check_positions(const checker& check, index_t queries, index_t keys, const setting<index_t>& q_offset,
+                            index_t kv_offset) {
+  constexpr index_t limit = INT_MAX / 2;
+  check.require(queries <= limit, "q.extent(2) (N)", "at most 2^30 - 1", queries);
+  check.require(keys <= limit, "k.extent(2) (M)", "at most 2^30 - 1", keys);
+  const index_t first = q_offset.or_default(keys - queries);
+  check.require(first >= -limit && first + queries <= limit, "options.q_offset", "positions within +-2^30", first);
+  check.require(kv_offset >= -limit && kv_offset + keys <= limit, "options.kv_offset", "positions within +-2^30", kv_offset);
+}
+
+inline void check_window(const checker& check, index_t left, index_t right) {
+  check.require(left >= -1, "options.window_left", "at least -1 (unbounded)", left);
+  check.require(right >= -1, "options.window_right", "at least -1 (unbounded)", right);
+}
+
+inline void check_offsets(const checker& check, const sequence_offsets& cu, const char* name, index_t rows) {
+  check.require(cu.size() >= 1, name, "at least one offset", cu.size());
+  check.require(cu.at(0) == 0, name, "offsets that start at 0", cu.at(0));
+  for (index_t s = 1; s < cu.size(); ++s)
+    if (cu.at(s) < cu.at(s - 1)) [[unlikely]]
+      check.require(false, name, "offsets that do not decrease", cu.at(s));
+  check.require(cu.at(cu.size() - 1) <= rows, name, ("offsets of at most " + std::to_string(rows) + " rows").c_str(),
+                cu.at(cu.size() - 1));
+}
+
+template <class S>
+void check_packed(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k, const sequence_offsets& cu_q,
+                  const sequence_offsets& cu_k, bool bias) {
+  if (!cu_q && !cu_k) return;
+  check.require(static_cast<bool>(cu_q), "options.cu_seqlens_q", "offsets, as cu_seqlens_k is given", "none");
+  check.require(static_cast<bool>(cu_k), "options.cu_seqlens_k", "offsets, as cu_seqlens_q is given", "none");
+  check.require(q.extent(0) == 1, "q.extent(0) (B)", "1 in a packed batch", q.extent(0));
+  check.require(!bias, "options.bias", "none in a packed batch (use a score mod)", "a bias");
+  check_offsets(check, cu_q, "options.cu_seqlens_q", q.extent(2));
+  check_offsets(check, cu_k, "options.cu_seqlens_k", k.extent(2));
+  check.require(cu_q.size() == cu_k.size(), "options.cu_seqlens_k", (std::to_string(cu_q.size()) + " offsets, as cu_seqlens_q").c_str(),
+                cu_k.size());
+}
+
+/// The bias as [B,H,N,M], axes of extent 1 with stride 0.
+template <class S>
+view<const S, 4> broadcast_bias(const checker& check, view<const S, 4> bias, index_t batch, index_t heads, index_t queries,
+                                index_t keys) {
+  if (!bias) return bias;
+  check.tensor(bias, "options.bias");
+  const index_t full[4] = {batch, heads, queries, keys};
+  for (int axis = 0; axis < 4; ++axis) {
+    if (bias.extent(axis) == full[axis] && full[axis] != 1) continue;
+    check.require(bias.extent(axis) == 1, ("options.bias.extent(" + std::to_string(axis) + ")").c_str(),
+                  ("1 or " + std::to_string(full[axis])).c_str(), bias.extent(axis));
+    bias = bias.broadcast(axis, full[axis]);
+  }
+  return bias;
+}
+
+/// An output that is given must not overlap any of the other tensors.
+template <class Output, class... Others>
+void check_aliasing(const checker& check, const Output& output, const char* name, const Others&... others) {
+  if (!output) return;
+  (check.no_overlap(output, name, others, "another tensor of the call"), ...);
+}
+
+}  // namespace detail
+HEED_ARCH_END

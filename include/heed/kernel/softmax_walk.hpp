@@ -1,0 +1,110 @@
+/// The walk of the tile engine: which key tiles a tile of queries visits, and in what order.
+#pragma once
+
+#include <heed/kernel/softmax_tile.hpp>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+/// Positions go to mods as int; entry points have checked that they fit.
+HEED_INLINE constexpr int saturate(index_t x) noexcept {
+  return static_cast<int>(x < INT_MIN ? INT_MIN : x > INT_MAX ? INT_MAX : x);
+}
+
+/// The mask of a call: its window (-1: unbounded) and the caller's mask, both of which must agree to a pair.
+template <class Mask>
+struct windowed {
+  index_t left, right;
+  const Mask& mask;
+
+  tile_class classify(int b, int h, int q0, int q1, int k0, int k1) const {
+    // Every difference key - query between these two occurs.
+    const index_t least = index_t(k0) - (q1 - 1), most = index_t(k1) - 1 - q0;
+    if ((left >= 0 && most < -left) || (right >= 0 && least > right)) return tile_class::empty;
+    const tile_class inner = detail::classify(mask, b, h, q0, q1, k0, k1);
+    const bool whole = (left < 0 || least >= -left) && (right < 0 || most <= right);
+    return whole || inner == tile_class::empty ? inner : tile_class::partial;
+  }
+
+  key_range keys(int b, int h, int q0, int q1) const {
+    key_range range = visible_keys(mask, b, h, q0, q1);
+    if (left >= 0) range.begin = std::max(range.begin, saturate(index_t(q0) - left));
+    if (right >= 0) range.end = std::min(range.end, saturate(index_t(q1) + right));
+    return range;
+  }
+};
+
+template <class T, class A, class Mask>
+HEED_INLINE mask_pack<T, A> visible(const windowed<Mask>& mask, const basic_position<index_pack<T, A>>& at) {
+  mask_pack<T, A> seen = visible<T, A>(mask.mask, at);
+  if (mask.left >= 0) seen = seen & (at.q <= index_pack<T, A>(saturate(at.kv + mask.left)));
+  if (mask.right >= 0) seen = seen & (at.q >= index_pack<T, A>(saturate(at.kv - mask.right)));
+  return seen;
+}
+
+/// Additive bias of one (batch entry, head): element (i, j) is data[i * query_stride + j * key_stride].
+template <class S>
+struct bias_rows {
+  const S* data = nullptr;
+  index_t query_stride = 0, key_stride = 0;
+};
+
+/// to[key][lane] = bias(first_query + lane, first_key + key).
+template <class T, class A, class S>
+void load_bias(const bias_rows<S>& bias, index_t first_query, int queries, index_t first_key, int keys, T* to) noexcept {
+  using shape = tile_shape<T, A>;
+  using P = pack<T, A>;
+  const S* const corner = bias.data + first_query * bias.query_stride + first_key * bias.key_stride;
+  for (int g = 0; g * shape::width < queries; ++g) {
+    const int count = std::min(shape::width, queries - g * shape::width);
+    const S* const rows = corner + g * shape::width * bias.query_stride;
+    T* const column = to + g * shape::width;
+    if (bias.query_stride == 0) {
+      for (int j = 0; j < keys; ++j) P(static_cast<T>(rows[j * bias.key_stride])).store_aligned(column + j * shape::queries);
+    } else if (bias.key_stride == 1) {
+      load_transposed<shape::queries>(rows, bias.query_stride, count, keys, P(T(1)), column);
+    } else {
+      // One value a query, for all keys.
+      load_transposed<shape::queries>(rows, bias.query_stride, count, 1, P(T(1)), column);
+      for (int j = 1; j < keys; ++j) P::load_aligned(column).store_aligned(column + j * shape::queries);
+    }
+  }
+}
+
+/// Lets the loaded tile attend to all keys of a source that the mask shows it.
+///
+/// Full tiles come first: once every lane has a reference, later tiles take the short way through the registers. The order
+/// depends on shapes and masks alone.
+template <class T, class A, class Source, class S, class Mask, class... Mods>
+void attend(softmax_tile<T, A>& tile, const Source& source, tile_place place, index_t first_query, int queries,
+            int kv_offset, const bias_rows<S>& bias, T log_weight2, const windowed<Mask>& mask,
+            const score_chain<Mods...>& chain) {
+  constexpr int keys = tile_shape<T, A>::keys;
+  const key_range range = mask.keys(place.b, place.h, place.query, place.query + queries);
+  const index_t begin = std::max<index_t>(0, index_t(range.begin) - kv_offset) / keys * keys;
+  const index_t end = std::min<index_t>(source.count, index_t(range.end) - kv_offset);
+  bool cut = false;
+  for (const bool masked : {false, true}) {
+    if (masked && !cut) break;
+    for (index_t first = begin; first < end; first += keys) {
+      const int count = static_cast<int>(std::min<index_t>(keys, source.count - first));
+      place.key = static_cast<int>(first) + kv_offset;
+      const tile_class seen =
+          mask.classify(place.b, place.h, place.query, place.query + queries, place.key, place.key + count);
+      cut = cut || seen == tile_class::partial;
+      if (seen != (masked ? tile_class::partial : tile_class::full)) continue;
+      T* added = nullptr;
+      if (bias.data != nullptr) {
+        added = tile.bias_tile();
+        load_bias<T, A>(bias, first_query, queries, first, count, added);
+      }
+      if (masked)
+        tile.absorb_masked(source, first, count, place, added, log_weight2, mask, chain);
+      else
+        tile.absorb_full(source, first, count, place, added, log_weight2, mask, chain);
+    }
+  }
+}
+
+}  // namespace detail
+HEED_ARCH_END

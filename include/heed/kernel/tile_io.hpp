@@ -1,0 +1,68 @@
+/// Between row-major tensors and transposed tiles [row][lane].
+#pragma once
+
+#include <heed/core/scratch.hpp>
+#include <heed/simd/convert.hpp>
+#include <heed/simd/transpose.hpp>
+
+#include <algorithm>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+/// to[d][lane] = factor * rows[lane][d] for one vector of lanes; lanes from `count` on get 0.
+template <int Pitch, class T, class A, class S>
+void load_transposed(const S* rows, index_t stride, int count, index_t features, pack<T, A> factor, T* to) noexcept {
+  constexpr int width = lanes<T, A>;
+  for (index_t d = 0; d < features; d += width) {
+    const int columns = static_cast<int>(std::min<index_t>(width, features - d));
+    pack<T, A> block[width];
+    for (int i = 0; i < width; ++i) {
+      if (i >= count)
+        block[i] = pack<T, A>(T(0));
+      else
+        block[i] = columns == width ? load_as<T, A>(rows + i * stride + d)
+                                    : load_first_as<T, A>(rows + i * stride + d, columns);
+    }
+    transpose(block);
+    for (int i = 0; i < columns; ++i) (block[i] * factor).store_aligned(to + (d + i) * Pitch);
+  }
+}
+
+/// rows[lane][e] = factor[lane] * from[e][lane] for the first `count` lanes of one vector.
+template <int Pitch, class T, class A, class S>
+void store_transposed(const T* from, index_t features, pack<T, A> factor, S* rows, index_t stride, int count) noexcept {
+  constexpr int width = lanes<T, A>;
+  for (index_t e = 0; e < features; e += width) {
+    const int columns = static_cast<int>(std::min<index_t>(width, features - e));
+    pack<T, A> block[width];
+    for (int i = 0; i < width; ++i)
+      block[i] = i < columns ? pack<T, A>::load_aligned(from + (e + i) * Pitch) * factor : pack<T, A>(T(0));
+    transpose(block);
+    for (int i = 0; i < count; ++i) {
+      if (columns == width)
+        store_as(rows + i * stride + e, block[i]);
+      else
+        store_first_as(rows + i * stride + e, block[i], columns);
+    }
+  }
+}
+
+/// An odd number of cache lines: rows of a power-of-two pitch fall on each other in a set-associative cache.
+template <class T>
+constexpr index_t conflict_free_pitch(index_t features) noexcept {
+  const index_t lines = (features * index_t(sizeof(T)) + cache_line - 1) / cache_line;
+  return (lines | 1) * (cache_line / index_t(sizeof(T)));
+}
+
+/// Copies a row to another type.
+template <class T, class A, class S>
+void convert_row(const S* from, T* to, index_t features) noexcept {
+  constexpr int width = lanes<T, A>;
+  index_t i = 0;
+  for (; i + width <= features; i += width) load_as<T, A>(from + i).store_aligned(to + i);
+  if (i < features) load_first_as<T, A>(from + i, static_cast<int>(features - i)).store_aligned(to + i);
+}
+
+}  // namespace detail
+HEED_ARCH_END

@@ -1,0 +1,32 @@
+/// Sizes of a tile: how many queries and keys are worked on at a time, and the register blocks inside.
+#pragma once
+
+#include <heed/simd/arch.hpp>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+/// Lanes of a vector are queries. A tile is `groups` vectors of queries times `keys` keys.
+template <class T, class A>
+struct tile_shape {
+  static constexpr int width = lanes<T, A>;
+  static constexpr bool many_registers = register_count<A> >= 32;
+
+  /// Vectors of one register block, and rows (keys, or value features) beside that many vectors.
+  static constexpr int vectors = many_registers ? 4 : 3;
+  static constexpr int rows(int of_vectors) {
+    return many_registers ? (of_vectors == 4 ? 6 : of_vectors == 2 ? 8 : 12)
+                          : (of_vectors == 3 ? 4 : of_vectors == 2 ? 4 : 8);
+  }
+
+  static constexpr int groups = many_registers ? 4 : 6;
+  static constexpr int queries = groups * width;
+  static constexpr int keys = 128;
+  /// Keys that share one decision on which groups see them, in tiles that a mask cuts.
+  static constexpr int mask_keys = 16;
+  /// Whether exp2 runs on the accumulators before they are stored; needs registers for its constants.
+  static constexpr bool fuse_exp = many_registers;
+};
+
+}  // namespace detail
+HEED_ARCH_END

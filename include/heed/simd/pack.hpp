@@ -1,0 +1,222 @@
+/// `pack`, `index_pack`, `mask_pack`: one vector register of scores, integers or truth values, with ordinary operators.
+///
+/// Thin wrappers over xsimd::batch. They give one spelling for xsimd 8.1 to its newest, fused multiply-add where that
+/// xsimd release has none, and mixed arithmetic of scores with positions. Everything is inlined.
+#pragma once
+
+#include <heed/core/view.hpp>
+#include <heed/simd/arch.hpp>
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+HEED_ARCH_BEGIN
+
+/// Integers of the width of T, so that an index_pack has as many lanes as the pack of scores beside it.
+template <class T>
+using lane_int_t = std::conditional_t<sizeof(T) == 8, std::int64_t, std::int32_t>;
+
+/// Truth values, one a lane of pack<T, A>.
+template <class T, class A = default_arch>
+struct mask_pack {
+  using batch_type = xsimd::batch_bool<T, A>;
+  batch_type value;
+
+  HEED_INLINE mask_pack() noexcept : value(false) {}
+  HEED_INLINE mask_pack(batch_type v) noexcept : value(v) {}
+  HEED_INLINE mask_pack(bool all_lanes) noexcept : value(all_lanes) {}
+
+  HEED_INLINE friend mask_pack operator&(mask_pack a, mask_pack b) noexcept { return {a.value & b.value}; }
+  HEED_INLINE friend mask_pack operator|(mask_pack a, mask_pack b) noexcept { return {a.value | b.value}; }
+  HEED_INLINE friend mask_pack operator^(mask_pack a, mask_pack b) noexcept { return {a.value ^ b.value}; }
+  HEED_INLINE friend mask_pack operator&&(mask_pack a, mask_pack b) noexcept { return a & b; }
+  HEED_INLINE friend mask_pack operator||(mask_pack a, mask_pack b) noexcept { return a | b; }
+  HEED_INLINE friend mask_pack operator!(mask_pack a) noexcept { return {!a.value}; }
+  HEED_INLINE friend bool any(mask_pack a) noexcept { return xsimd::any(a.value); }
+  HEED_INLINE friend bool all(mask_pack a) noexcept { return xsimd::all(a.value); }
+};
+
+template <class T, class A>
+struct pack;
+
+/// Integers, one a lane of pack<T, A>. `int` operands stand for all lanes.
+template <class T, class A = default_arch>
+struct index_pack {
+  using int_type = lane_int_t<T>;
+  using batch_type = xsimd::batch<int_type, A>;
+  static constexpr int lanes = detail::lanes<T, A>;
+  batch_type value;
+
+  HEED_INLINE index_pack() noexcept : value(int_type(0)) {}
+  HEED_INLINE index_pack(batch_type v) noexcept : value(v) {}
+  HEED_INLINE index_pack(int all_lanes) noexcept : value(int_type(all_lanes)) {}
+
+  /// first, first + 1, ...
+  HEED_INLINE static index_pack counting_from(int first) noexcept {
+    alignas(64) int_type each[lanes];
+    for (int i = 0; i < lanes; ++i) each[i] = i;
+    return {batch_type::load_aligned(each) + batch_type(int_type(first))};
+  }
+  HEED_INLINE static index_pack load(const int_type* from) noexcept { return {batch_type::load_unaligned(from)}; }
+  HEED_INLINE void store(int_type* to) const noexcept { value.store_unaligned(to); }
+
+  HEED_INLINE friend index_pack operator+(index_pack a, index_pack b) noexcept { return {a.value + b.value}; }
+  HEED_INLINE friend index_pack operator-(index_pack a, index_pack b) noexcept { return {a.value - b.value}; }
+  HEED_INLINE friend index_pack operator*(index_pack a, index_pack b) noexcept { return {a.value * b.value}; }
+  HEED_INLINE friend index_pack operator-(index_pack a) noexcept { return {-a.value}; }
+
+  HEED_INLINE friend mask_pack<T, A> operator==(index_pack a, index_pack b) noexcept { return as_mask(a.value == b.value); }
+  HEED_INLINE friend mask_pack<T, A> operator!=(index_pack a, index_pack b) noexcept { return as_mask(a.value != b.value); }
+  HEED_INLINE friend mask_pack<T, A> operator<(index_pack a, index_pack b) noexcept { return as_mask(a.value < b.value); }
+  HEED_INLINE friend mask_pack<T, A> operator<=(index_pack a, index_pack b) noexcept { return as_mask(a.value <= b.value); }
+  HEED_INLINE friend mask_pack<T, A> operator>(index_pack a, index_pack b) noexcept { return as_mask(a.value > b.value); }
+  HEED_INLINE friend mask_pack<T, A> operator>=(index_pack a, index_pack b) noexcept { return as_mask(a.value >= b.value); }
+
+  HEED_INLINE friend index_pack min(index_pack a, index_pack b) noexcept { return {xsimd::min(a.value, b.value)}; }
+  HEED_INLINE friend index_pack max(index_pack a, index_pack b) noexcept { return {xsimd::max(a.value, b.value)}; }
+  HEED_INLINE friend index_pack abs(index_pack a) noexcept { return max(a, -a); }
+  HEED_INLINE friend index_pack select(mask_pack<T, A> which, index_pack a, index_pack b) noexcept {
+    using int_mask = xsimd::batch_bool<int_type, A>;
+    return {xsimd::select(int_mask(__builtin_bit_cast(typename int_mask::register_type, which.value.data)), a.value, b.value)};
+  }
+
+  /// Applies a function of one int to each lane. For what vector units have no instruction for.
+  template <class F>
+  HEED_INLINE index_pack each_lane(F f) const noexcept {
+    alignas(64) int_type lane[lanes];
+    value.store_aligned(lane);
+    for (int i = 0; i < lanes; ++i) lane[i] = f(static_cast<int>(lane[i]));
+    return {batch_type::load_aligned(lane)};
+  }
+
+  /// Remainder in [0, divisor), also for negative numbers; divisor > 0.
+  HEED_INLINE friend index_pack floor_mod(index_pack a, int divisor) noexcept {
+    return a.each_lane([divisor](int x) { return x % divisor + (x % divisor < 0 ? divisor : 0); });
+  }
+  /// Quotient rounded toward minus infinity; divisor > 0.
+  HEED_INLINE friend index_pack floor_div(index_pack a, int divisor) noexcept {
+    return a.each_lane([divisor](int x) { return x / divisor - (x % divisor < 0 ? 1 : 0); });
+  }
+
+ private:
+  HEED_INLINE static mask_pack<T, A> as_mask(xsimd::batch_bool<int_type, A> m) noexcept {
+    using real_mask = xsimd::batch_bool<T, A>;
+    return {real_mask(__builtin_bit_cast(typename real_mask::register_type, m.data))};
+  }
+};
+
+/// One register of T = float or double. Arithmetic scalars and index_packs convert.
+template <class T, class A = default_arch>
+struct pack {
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>, "heed::pack: float or double");
+  using element_type = T;
+  using arch = A;
+  using batch_type = xsimd::batch<T, A>;
+  static constexpr int lanes = detail::lanes<T, A>;
+  batch_type value;
+
+  HEED_INLINE pack() noexcept : value(T(0)) {}
+  HEED_INLINE pack(batch_type v) noexcept : value(v) {}
+  template <class S>
+    requires std::is_arithmetic_v<S>
+  HEED_INLINE pack(S all_lanes) noexcept : value(static_cast<T>(all_lanes)) {}
+  HEED_INLINE pack(index_pack<T, A> i) noexcept : value(xsimd::to_float(i.value)) {}
+
+  HEED_INLINE static pack load(const T* from) noexcept { return {batch_type::load_unaligned(from)}; }
+  HEED_INLINE static pack load_aligned(const T* from) noexcept { return {batch_type::load_aligned(from)}; }
+  HEED_INLINE void store(T* to) const noexcept { value.store_unaligned(to); }
+  HEED_INLINE void store_aligned(T* to) const noexcept { value.store_aligned(to); }
+
+  /// The first n lanes from memory, the others 0. Reads nothing past them.
+  HEED_INLINE static pack load_first(const T* from, int n) noexcept {
+    alignas(64) T lane[lanes] = {};
+    std::memcpy(lane, from, static_cast<std::size_t>(n) * sizeof(T));
+    return load_aligned(lane);
+  }
+  HEED_INLINE void store_first(T* to, int n) const noexcept {
+    alignas(64) T lane[lanes];
+    store_aligned(lane);
+    std::memcpy(to, lane, static_cast<std::size_t>(n) * sizeof(T));
+  }
+
+  HEED_INLINE friend pack operator+(pack a, pack b) noexcept { return {a.value + b.value}; }
+  HEED_INLINE friend pack operator-(pack a, pack b) noexcept { return {a.value - b.value}; }
+  HEED_INLINE friend pack operator*(pack a, pack b) noexcept { return {a.value * b.value}; }
+  HEED_INLINE friend pack operator/(pack a, pack b) noexcept { return {a.value / b.value}; }
+  HEED_INLINE friend pack operator-(pack a) noexcept { return {-a.value}; }
+  HEED_INLINE pack& operator+=(pack b) noexcept { return *this = *this + b; }
+  HEED_INLINE pack& operator-=(pack b) noexcept { return *this = *this - b; }
+  HEED_INLINE pack& operator*=(pack b) noexcept { return *this = *this * b; }
+  HEED_INLINE pack& operator/=(pack b) noexcept { return *this = *this / b; }
+
+  HEED_INLINE friend mask_pack<T, A> operator==(pack a, pack b) noexcept { return {a.value == b.value}; }
+  HEED_INLINE friend mask_pack<T, A> operator!=(pack a, pack b) noexcept { return {a.value != b.value}; }
+  HEED_INLINE friend mask_pack<T, A> operator<(pack a, pack b) noexcept { return {a.value < b.value}; }
+  HEED_INLINE friend mask_pack<T, A> operator<=(pack a, pack b) noexcept { return {a.value <= b.value}; }
+  HEED_INLINE friend mask_pack<T, A> operator>(pack a, pack b) noexcept { return {a.value > b.value}; }
+  HEED_INLINE friend mask_pack<T, A> operator>=(pack a, pack b) noexcept { return {a.value >= b.value}; }
+
+  /// a * b + c, rounded once where the instruction set can.
+  HEED_INLINE friend pack fma(pack a, pack b, pack c) noexcept {
+#if defined(__AVX512F__)
+    // xsimd 8.1 spells this as two operations for AVX-512 and leaves the fusion to the compiler's flags.
+    if constexpr (detail::has_avx512<A> && std::is_same_v<T, float>)
+      return {batch_type(_mm512_fmadd_ps(a.value, b.value, c.value))};
+    else if constexpr (detail::has_avx512<A>)
+      return {batch_type(_mm512_fmadd_pd(a.value, b.value, c.value))};
+    else
+#endif
+      return {xsimd::fma(a.value, b.value, c.value)};
+  }
+  /// If one operand is NaN the result is b: max(new, running) keeps what the caller puts second.
+  HEED_INLINE friend pack min(pack a, pack b) noexcept { return {xsimd::min(a.value, b.value)}; }
+  HEED_INLINE friend pack max(pack a, pack b) noexcept { return {xsimd::max(a.value, b.value)}; }
+  HEED_INLINE friend pack abs(pack a) noexcept { return {xsimd::abs(a.value)}; }
+  HEED_INLINE friend pack sqrt(pack a) noexcept { return {xsimd::sqrt(a.value)}; }
+  HEED_INLINE friend pack select(mask_pack<T, A> which, pack a, pack b) noexcept {
+    return {xsimd::select(which.value, a.value, b.value)};
+  }
+
+  /// Sum and extremes over the lanes, in a fixed order.
+  HEED_INLINE friend T reduce_add(pack a) noexcept {
+    return a.fold([](T x, T y) { return x + y; });
+  }
+  HEED_INLINE friend T reduce_max(pack a) noexcept {
+    return a.fold([](T x, T y) { return x < y ? y : x; });
+  }
+  HEED_INLINE friend T reduce_min(pack a) noexcept {
+    return a.fold([](T x, T y) { return y < x ? y : x; });
+  }
+
+  template <class F>
+  HEED_INLINE pack each_lane(F f) const noexcept {
+    alignas(64) T lane[lanes];
+    store_aligned(lane);
+    for (int i = 0; i < lanes; ++i) lane[i] = f(lane[i]);
+    return load_aligned(lane);
+  }
+
+ private:
+  template <class F>
+  HEED_INLINE T fold(F f) const noexcept {
+    alignas(64) T lane[lanes];
+    store_aligned(lane);
+    for (int half = lanes / 2; half > 0; half /= 2)
+      for (int i = 0; i < half; ++i) lane[i] = f(lane[i], lane[i + half]);
+    return lane[0];
+  }
+};
+
+/// Table lookup with a bound: lanes whose index is outside the table get `fallback`; nothing outside is read.
+template <class T, class A, class U>
+HEED_INLINE pack<T, A> lookup(const view<const U, 1>& table, index_pack<T, A> index, T fallback) noexcept {
+  alignas(64) lane_int_t<T> at[detail::lanes<T, A>];
+  alignas(64) T lane[detail::lanes<T, A>];
+  index.store(at);
+  for (int i = 0; i < detail::lanes<T, A>; ++i)
+    lane[i] = at[i] >= 0 && at[i] < table.extent(0) ? static_cast<T>(table[at[i]]) : fallback;
+  return pack<T, A>::load_aligned(lane);
+}
+
+HEED_ARCH_END

@@ -1,0 +1,6 @@
+/// The softmax family: everything of ops/softmax, with the mods it takes.
+#pragma once
+
+#include <heed/core/tensor.hpp>
+#include <heed/mod.hpp>
+#include <heed/ops/softmax/forward.hpp>
