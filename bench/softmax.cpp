@@ -52,12 +52,15 @@ void measure(benchmark::State& state, const shape& s, int threads, double pairs,
   const double flops = 4.0 * static_cast<double>(s.batch * s.heads * s.d) * pairs;
   std::vector<double> shares, rates;
   call(p, threads);
+  double duration = 2e-3;
   for (auto _ : state) {
-    const double before = bench::fma_peak<real>(threads);
+    // The peak gets as long as the call, before and after it, so that both meet the machine as it is at the time.
+    const double before = bench::fma_peak<real>(threads, duration / 2);
     const auto start = bench::clock::now();
     call(p, threads);
     const double time = bench::seconds(start, bench::clock::now());
-    const double peak = std::max(before, bench::fma_peak<real>(threads));
+    const double peak = (before + bench::fma_peak<real>(threads, duration / 2)) / 2;
+    duration = time;
     state.SetIterationTime(time);
     rates.push_back(flops / time);
     shares.push_back(flops / time / peak);

@@ -222,8 +222,7 @@ class OrtMatMul(OnnxRuntime):
         constants = [("scale", numpy.array(case.D**-0.5, q.dtype))]
         nodes = [node("MatMul", ["q", "k"], ["raw"]), node("Mul", ["raw", "scale"], ["scaled"])]
         if case.causal:
-            hidden = torch.zeros(case.N, case.N).masked_fill_(~visible(case), float("-inf"))
-            inputs["mask"] = hidden.to(tensors.dtype).numpy()
+            inputs["mask"] = additive(visible(case), tensors.dtype).numpy()
             nodes.append(node("Add", ["scaled", "mask"], ["scores"]))
         nodes += [node("Softmax", ["scores" if case.causal else "scaled"], ["weights"], axis=-1),
                   node("MatMul", ["weights", "v"], ["out"])]
@@ -241,6 +240,11 @@ def visible(case):
     return seen & (distance < case.window) if case.window else seen
 
 
+def additive(seen, dtype):
+    """A mask of truth values as summands of the scores: 0 or -inf."""
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
+
+
 class Torch(Contestant):
     library = "torch"
     out = None
@@ -248,7 +252,7 @@ class Torch(Contestant):
     def __init__(self, case, tensors, threads, _):
         self.case, self.tensors = case, tensors
         self.q, self.k, self.v = tensors.q, tensors.k, tensors.v
-        self.mask = visible(case) if case.window else None
+        self.mask = additive(visible(case), tensors.dtype) if case.window else None
         self.prepare()
 
     def prepare(self):

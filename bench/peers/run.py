@@ -14,6 +14,7 @@ import argparse
 import fnmatch
 import importlib.metadata
 import json
+import logging
 import os
 import pathlib
 import shlex
@@ -30,7 +31,8 @@ ROOT = HERE.parent.parent
 TOLERANCE = {"f32": (1e-4, 0), "bf16": (2e-2, 2e-2), "f16": (3e-3, 3e-3)}
 SAMPLE_SECONDS = 0.05
 WARM_UP_BELOW_SECONDS = 0.2
-HOPELESS = 10
+HOPELESS = 10  # times the fastest contestant: one sample is enough
+FLAGS = ["-O3", "-march=native", "-fopenmp"]
 
 
 def arguments():
@@ -78,10 +80,9 @@ def build():
     if target.exists() and target.stat().st_mtime > max(source.stat().st_mtime for source in sources):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    command = [*shlex.split(os.environ.get("CXX", "g++")), "-std=c++20", "-O3", "-march=native", "-fopenmp", "-shared",
-               "-fPIC", *shlex.split(os.environ.get("CXXFLAGS", "")), "-I", str(ROOT / "include"), str(sources[0]),
-               "-o", str(target)]
-    print("building:", shlex.join(command[:-5]), "heed_peers.cpp", file=sys.stderr)
+    command = [*shlex.split(os.environ.get("CXX", "g++")), "-std=c++20", *FLAGS, "-shared", "-fPIC",
+               *shlex.split(os.environ.get("CXXFLAGS", "")), "-I", str(ROOT / "include"), str(sources[0]), "-o", str(target)]
+    print("building heed_peers.so", file=sys.stderr)
     subprocess.run(command, check=True)
     return target
 
@@ -188,18 +189,23 @@ def run(options, threads):
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     found = versions()
     path = pathlib.Path(options.library).resolve() if options.library else build()
+    flags = "prebuilt" if options.library else " ".join(FLAGS)
 
     import torch
 
+    logging.getLogger("torch").setLevel(logging.ERROR)
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     # Comes after torch, so that both use one OpenMP runtime and its one pool of threads.
     from contestants import PEERS, Heed, HeedLibrary
 
     heed = HeedLibrary(path)
-    log = lambda text: print(text, file=sys.stderr, flush=True)
+
+    def log(text):
+        print(text, file=sys.stderr, flush=True)
+
     context = {"cpu": cpu_model(), "cores": cores[:threads], "threads": threads, "samples": options.samples,
-               "compiler": heed.compiler(), "flags": "-O3 -march=native -fopenmp", "vector_bits": heed.vector_bits(),
+               "compiler": heed.compiler(), "flags": flags, "vector_bits": heed.vector_bits(),
                "python": sys.version.split()[0], "versions": found, "date": time.strftime("%Y-%m-%d"),
                "command": shlex.join(["bench/peers/run.py", *sys.argv[1:]]), "load_before": os.getloadavg()[0]}
     kinds = [Heed] + [kind for kind in PEERS if matches(f"{kind.library} {kind.entry}", options.peers)]

@@ -35,34 +35,40 @@ inline void pin_threads(int threads) {
   }
 }
 
-/// Multiply-adds of one thread that never leave the registers; returns the FLOPs done.
+/// Hides a register from the optimiser, which would otherwise merge or fold the chains of spin_fma.
+template <class P>
+[[gnu::always_inline]] inline void hide(P& p) {
+#if defined(__AVX512F__)
+  asm volatile("" : "+v"(p.value.data));
+#elif defined(__x86_64__)
+  asm volatile("" : "+x"(p.value.data));
+#else
+  asm volatile("" : "+w"(p.value.data));
+#endif
+}
+
+/// Multiply-adds of one thread that never leave the registers, in ten independent chains; returns the FLOPs done.
 template <class T>
 [[gnu::noinline]] double spin_fma(long rounds) {
   using P = heed::pack<T>;
   P a0(T(0)), a1(T(0)), a2(T(0)), a3(T(0)), a4(T(0)), a5(T(0)), a6(T(0)), a7(T(0)), a8(T(0)), a9(T(0));
-  P x(T(0.5)), y(T(0.25));
+  const P x(T(0.5)), y(T(0.25));
   for (long i = 0; i < rounds; ++i) {
-    // The empty statement hides the values from the optimiser, which would otherwise fold the loop.
-#if defined(__x86_64__)
-    asm volatile("" : "+x"(x.value.data), "+x"(y.value.data));
-#else
-    asm volatile("" : "+w"(x.value.data), "+w"(y.value.data));
-#endif
     a0 = fma(x, y, a0), a1 = fma(x, y, a1), a2 = fma(x, y, a2), a3 = fma(x, y, a3), a4 = fma(x, y, a4);
     a5 = fma(x, y, a5), a6 = fma(x, y, a6), a7 = fma(x, y, a7), a8 = fma(x, y, a8), a9 = fma(x, y, a9);
+    hide(a0), hide(a1), hide(a2), hide(a3), hide(a4), hide(a5), hide(a6), hide(a7), hide(a8), hide(a9);
   }
-  volatile T sink = reduce_add(a0 + a1 + a2 + a3 + a4 + a5 + a6 + a7 + a8 + a9);
-  (void)sink;
   return 10.0 * P::lanes * 2 * static_cast<double>(rounds);
 }
 
-/// FLOP/s of `threads` threads together, over about 2 ms.
+/// FLOP/s of `threads` threads together, over at least `duration` seconds.
 template <class T>
-double fma_peak(int threads) {
+double fma_peak(int threads, double duration) {
   double flops = 0;
   const auto start = clock::now();
 #pragma omp parallel num_threads(threads) reduction(+ : flops)
-  flops += spin_fma<T>(1'200'000 / 2);
+  do flops += spin_fma<T>(20'000);
+  while (seconds(start, clock::now()) < duration);
   return flops / seconds(start, clock::now());
 }
 

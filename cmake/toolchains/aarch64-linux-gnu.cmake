@@ -6,12 +6,12 @@ set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
 set(CMAKE_CROSSCOMPILING_EMULATOR "qemu-aarch64;-L;/usr/aarch64-linux-gnu")
 
 # Header-only packages of the host serve every architecture, the rest of /usr/include does not. So links to those packages
-# alone are what find_path sees.
+# alone are what the find commands see.
 set(heed_host_headers "${CMAKE_BINARY_DIR}/host-headers")
-foreach(heed_package IN ITEMS xsimd catch2 eigen3)
-  if(IS_DIRECTORY "/usr/include/${heed_package}" AND NOT EXISTS "${heed_host_headers}/include/${heed_package}")
-    file(MAKE_DIRECTORY "${heed_host_headers}/include")
-    file(CREATE_LINK "/usr/include/${heed_package}" "${heed_host_headers}/include/${heed_package}" SYMBOLIC)
+foreach(heed_path IN ITEMS include/xsimd include/catch2 include/eigen3 share/eigen3)
+  if(IS_DIRECTORY "/usr/${heed_path}" AND NOT EXISTS "${heed_host_headers}/${heed_path}")
+    file(MAKE_DIRECTORY "${heed_host_headers}/include" "${heed_host_headers}/share")
+    file(CREATE_LINK "/usr/${heed_path}" "${heed_host_headers}/${heed_path}" SYMBOLIC)
   endif()
 endforeach()
 

@@ -4,12 +4,15 @@
 
 #include <heed/core/view.hpp>
 
-#define HEED_ODR_WORKER(machine)                                                                                \
-  namespace odr::machine {                                                                                      \
-  /* The name of the arch namespace that this worker's calls resolve to. */                                     \
-  const char* arch();                                                                                           \
-  void attend(heed::view<const float, 4> q, heed::view<const float, 4> k, heed::view<const float, 4> v,         \
-              heed::view<float, 4> out);                                                                        \
+#define HEED_ODR_WORKER(machine)                                                                        \
+  namespace odr::machine {                                                                              \
+  /* The name of the arch namespace that this worker's calls resolve to. */                             \
+  const char* arch();                                                                                   \
+  /* Floats in a register. */                                                                           \
+  int lanes();                                                                                          \
+  /* Causal softmax attention with scores 30 tanh(s / 30) - (distance of query and key). */             \
+  void attend(heed::view<const float, 4> q, heed::view<const float, 4> k, heed::view<const float, 4> v, \
+              heed::view<float, 4> out);                                                                \
   }
 
 HEED_ODR_WORKER(v1)

@@ -38,7 +38,8 @@ struct softmax_options {
   /// [S+1] each: sequence s of a packed batch (B = 1) owns query rows [cu_seqlens_q[s], cu_seqlens_q[s+1]), keys likewise.
   sequence_offsets cu_seqlens_q{};
   sequence_offsets cu_seqlens_k{};
-  /// Memory for the call; softmax_forward_scratch_bytes tells how much. Default: allocated and freed by the call.
+  /// Memory for the call; softmax_forward_scratch_bytes tells how much. Default: memory that
+  /// the calling thread keeps (release_scratch).
   scratch_view scratch{};
   /// Who runs the tasks. Default: OpenMP if compiled with it, else the calling thread.
   executor_ref executor{};

@@ -27,8 +27,7 @@ HEED_INLINE void outer_product(const T* a, RowStep row_step, DepthStep depth_ste
     P bv[Vectors];
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
-      bv[v] = P::load_aligned(b + k * PitchB + v * P::lanes);
-      if constexpr (Vectors > 1) keep_in_register(bv[v]);
+      bv[v] = keep_in_register(P::load_aligned(b + k * PitchB + v * P::lanes));
     }
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {

@@ -45,9 +45,9 @@ void check_keys(const checker& check, const view<const S, 4>& q, const view<cons
   check.tensor(v, v_name);
   if (!(shared_batch && k.extent(0) == 1)) check.extent(k, k_name, 0, q.extent(0), "B, as q");
   check.extent(v, v_name, 0, k.extent(0), "B, as k");
-  check.require(k.extent(1) > 0 || q.extent(1) == 0, (std::string(k_name) + ".extent(1) (G)").c_str(), "at least 1", k.extent(1));
-  check.require(k.extent(1) == 0 || q.extent(1) % k.extent(1) == 0, (std::string(k_name) + ".extent(1) (G)").c_str(),
-                ("a divisor of H = " + std::to_string(q.extent(1))).c_str(), k.extent(1));
+  if (k.extent(1) == 0 ? q.extent(1) != 0 : q.extent(1) % k.extent(1) != 0) [[unlikely]]
+    check.fail_with(text("%s.extent(1) (G)", k_name).c_str(),
+                    text("a divisor of H = %lld", static_cast<long long>(q.extent(1))).c_str(), show(k.extent(1)).c_str());
   check.extent(v, v_name, 1, k.extent(1), "G, as k");
   check.extent(v, v_name, 2, k.extent(2), "M, as k");
   check.extent(k, k_name, 3, q.extent(3), "D, as q");
@@ -76,8 +76,9 @@ inline void check_offsets(const checker& check, const sequence_offsets& cu, cons
   for (index_t s = 1; s < cu.size(); ++s)
     if (cu.at(s) < cu.at(s - 1)) [[unlikely]]
       check.require(false, name, "offsets that do not decrease", cu.at(s));
-  check.require(cu.at(cu.size() - 1) <= rows, name, ("offsets of at most " + std::to_string(rows) + " rows").c_str(),
-                cu.at(cu.size() - 1));
+  if (cu.at(cu.size() - 1) > rows) [[unlikely]]
+    check.fail_with(name, text("offsets of at most %lld rows", static_cast<long long>(rows)).c_str(),
+                    show(cu.at(cu.size() - 1)).c_str());
 }
 
 template <class S>
@@ -90,8 +91,7 @@ void check_packed(const checker& check, const view<const S, 4>& q, const view<co
   check.require(!bias, "options.bias", "none in a packed batch (use a score mod)", "a bias");
   check_offsets(check, cu_q, "options.cu_seqlens_q", q.extent(2));
   check_offsets(check, cu_k, "options.cu_seqlens_k", k.extent(2));
-  check.require(cu_q.size() == cu_k.size(), "options.cu_seqlens_k", (std::to_string(cu_q.size()) + " offsets, as cu_seqlens_q").c_str(),
-                cu_k.size());
+  check.require(cu_q.size() == cu_k.size(), "options.cu_seqlens_k", "as many offsets as cu_seqlens_q", cu_k.size());
 }
 
 /// The bias as [B,H,N,M], axes of extent 1 with stride 0.
@@ -103,8 +103,9 @@ view<const S, 4> broadcast_bias(const checker& check, view<const S, 4> bias, ind
   const index_t full[4] = {batch, heads, queries, keys};
   for (int axis = 0; axis < 4; ++axis) {
     if (bias.extent(axis) == full[axis] && full[axis] != 1) continue;
-    check.require(bias.extent(axis) == 1, ("options.bias.extent(" + std::to_string(axis) + ")").c_str(),
-                  ("1 or " + std::to_string(full[axis])).c_str(), bias.extent(axis));
+    if (bias.extent(axis) != 1) [[unlikely]]
+      check.fail_with(text("options.bias.extent(%d)", axis).c_str(),
+                      text("1 or %lld", static_cast<long long>(full[axis])).c_str(), show(bias.extent(axis)).c_str());
     bias = bias.broadcast(axis, full[axis]);
   }
   return bias;

@@ -35,7 +35,7 @@ struct block_options {
   int block_kv = 64;
   index_t batch = 1;          ///< 1: the mask does not depend on the batch entry
   index_t heads = 1;          ///< 1: nor on the head
-  setting<index_t> q_offset;  ///< as in the operators: default M - N
+  setting<index_t> q_offset = {};  ///< as in the operators: default M - N
   index_t kv_offset = 0;
 };
 

@@ -1,7 +1,7 @@
 /// The functions that mods are written with, for plain numbers.
 ///
-/// The packs of a kernel have functions of the same names, found by argument-dependent lookup. So one generic lambda,
-/// calling them unqualified or as `heed::exp(s)`, works on float, double and on packs of either.
+/// The packs of a kernel bring functions of the same names. So one generic lambda that calls `heed::exp(s)` or
+/// `heed::max(s, 0)` works on float, double and on packs of either.
 #pragma once
 
 #include <heed/config.hpp>
@@ -15,6 +15,10 @@ namespace detail {
 
 template <class T>
 concept number = std::is_arithmetic_v<T>;
+
+/// Of two types, that which the other converts to.
+template <class T, class U>
+using joined_t = std::conditional_t<std::is_convertible_v<U, T>, T, U>;
 
 }  // namespace detail
 
@@ -42,23 +46,93 @@ HEED_INLINE constexpr T abs(T x) noexcept {
   return x < T(0) ? static_cast<T>(-x) : x == T(0) ? T(0) : x;
 }
 
-// Builtins, not <cmath>: that header costs more than all of mod/.
-HEED_INLINE float exp(float x) noexcept { return __builtin_expf(x); }
-HEED_INLINE double exp(double x) noexcept { return __builtin_exp(x); }
-HEED_INLINE float exp2(float x) noexcept { return __builtin_exp2f(x); }
-HEED_INLINE double exp2(double x) noexcept { return __builtin_exp2(x); }
-HEED_INLINE float log(float x) noexcept { return __builtin_logf(x); }
-HEED_INLINE double log(double x) noexcept { return __builtin_log(x); }
-HEED_INLINE float log1p(float x) noexcept { return __builtin_log1pf(x); }
-HEED_INLINE double log1p(double x) noexcept { return __builtin_log1p(x); }
-HEED_INLINE float tanh(float x) noexcept { return __builtin_tanhf(x); }
-HEED_INLINE double tanh(double x) noexcept { return __builtin_tanh(x); }
-HEED_INLINE float sqrt(float x) noexcept { return __builtin_sqrtf(x); }
-HEED_INLINE double sqrt(double x) noexcept { return __builtin_sqrt(x); }
+// Packs keep these functions to themselves: only unqualified calls with arguments of one type find them. What follows is
+// for all other calls, `heed::max(s, 0)` for one.
+template <class M, class T, class U>
+  requires(!detail::number<T> || !detail::number<U>)
+HEED_INLINE constexpr detail::joined_t<T, U> select(const M& which, const T& a, const U& b) noexcept {
+  using common = detail::joined_t<T, U>;
+  if constexpr (std::same_as<M, bool>)
+    return which ? common(a) : common(b);
+  else
+    return select(which, common(a), common(b));
+}
+template <class T, class U>
+  requires(!detail::number<T> || !detail::number<U>)
+HEED_INLINE constexpr detail::joined_t<T, U> min(const T& a, const U& b) noexcept {
+  using common = detail::joined_t<T, U>;
+  return min(common(a), common(b));
+}
+template <class T, class U>
+  requires(!detail::number<T> || !detail::number<U>)
+HEED_INLINE constexpr detail::joined_t<T, U> max(const T& a, const U& b) noexcept {
+  using common = detail::joined_t<T, U>;
+  return max(common(a), common(b));
+}
+template <class T>
+  requires(!detail::number<T>)
+HEED_INLINE constexpr T abs(const T& x) noexcept {
+  return abs(T(x));
+}
+template <class T>
+  requires(!detail::number<T>)
+HEED_INLINE constexpr T sqrt(const T& x) noexcept {
+  return sqrt(T(x));
+}
+template <class I>
+  requires(!detail::number<I>)
+HEED_INLINE constexpr I floor_mod(const I& a, int divisor) noexcept {
+  return floor_mod(I(a), divisor);
+}
+
+// Builtins, not <cmath>: that header costs more than all of mod/. Templates, so that where a program's own ::exp(float) is in
+// sight as well, under `using namespace heed`, the call is not ambiguous.
+template <std::floating_point T>
+HEED_INLINE T exp(T x) noexcept {
+  if constexpr (std::same_as<T, float>)
+    return __builtin_expf(x);
+  else
+    return __builtin_exp(x);
+}
+template <std::floating_point T>
+HEED_INLINE T exp2(T x) noexcept {
+  if constexpr (std::same_as<T, float>)
+    return __builtin_exp2f(x);
+  else
+    return __builtin_exp2(x);
+}
+template <std::floating_point T>
+HEED_INLINE T log(T x) noexcept {
+  if constexpr (std::same_as<T, float>)
+    return __builtin_logf(x);
+  else
+    return __builtin_log(x);
+}
+template <std::floating_point T>
+HEED_INLINE T log1p(T x) noexcept {
+  if constexpr (std::same_as<T, float>)
+    return __builtin_log1pf(x);
+  else
+    return __builtin_log1p(x);
+}
+template <std::floating_point T>
+HEED_INLINE T tanh(T x) noexcept {
+  if constexpr (std::same_as<T, float>)
+    return __builtin_tanhf(x);
+  else
+    return __builtin_tanh(x);
+}
+template <std::floating_point T>
+HEED_INLINE T sqrt(T x) noexcept {
+  if constexpr (std::same_as<T, float>)
+    return __builtin_sqrtf(x);
+  else
+    return __builtin_sqrt(x);
+}
 
 /// 1 / (1 + e^-x)
-template <std::floating_point T>
-HEED_INLINE T sigmoid(T x) noexcept {
+template <class T>
+HEED_INLINE T sigmoid(const T& x) noexcept {
   return T(1) / (T(1) + exp(-x));
 }
 

@@ -67,15 +67,18 @@ HEED_INLINE void store_first_as(S* to, pack<T, A> value, int n) noexcept {
   for (int i = 0; i < n; ++i) to[i] = static_cast<S>(lane[i]);
 }
 
-/// Keeps a loaded register a register. g++ otherwise turns it back into a memory operand of every multiply-add that uses
-/// it, and the load ports become the limit. Only where there are registers to spare.
+/// The same value, kept in a register. g++ otherwise turns a loaded register back into a memory operand of every
+/// multiply-add that uses it, and the load ports become the limit. Only where there are registers to spare.
 template <class T, class A>
-HEED_INLINE void keep_in_register(pack<T, A>& p) noexcept {
-#if defined(__GNUC__) && !defined(__clang__) && defined(__AVX512F__)
-  if constexpr (has_avx512<A>) asm("" : "+v"(p.value.data));
-#else
-  (void)p;
+HEED_INLINE pack<T, A> keep_in_register(pack<T, A> p) noexcept {
+#if !defined(__clang__) && defined(__AVX512F__)
+  if constexpr (has_avx512<A>) {
+    auto bits = p.value.data;
+    asm("" : "+v"(bits));
+    return {typename pack<T, A>::batch_type(bits)};
+  }
 #endif
+  return p;
 }
 
 }  // namespace detail

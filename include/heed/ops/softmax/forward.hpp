@@ -69,7 +69,7 @@ void softmax_forward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4>
 /// Legal edges: N = 0, M = 0, rows that see nothing (out = 0, lse = -inf; with a sink lse = sink).
 /// Keys and values of excluded pairs never reach the result, whatever they hold.
 /// Cost: O(N M (D + E)) per head for what the mask leaves; tiles it excludes are skipped. Scratch O(D + E) a worker,
-/// independent of N and M (softmax_forward_scratch_bytes); allocates once, or not at all with options.scratch.
+/// independent of N and M (softmax_forward_scratch_bytes): options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads.
 /// Accuracy: accumulates in float (double for double); error of out below 2 u (sqrt(D) max|s| + 8 + sqrt(M / 128)) sum_j P |v|,
 /// u = 2^-24 (2^-53), plus the rounding of out to its type.

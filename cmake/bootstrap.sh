@@ -1,0 +1,151 @@
+#!/bin/sh
+# Sets up what is missing and runs heed, starting from a bare Debian 12:
+#   sh cmake/bootstrap.sh demo    builds the examples for this machine and runs the tour and the semantic search
+#   sh cmake/bootstrap.sh test    builds and runs every test: compilers, instruction sets, sanitizers, consumers
+# Packages come from apt, and only where something is missing. Builds go to build/demo and build/test.
+set -eu
+
+cd "$(dirname "$0")/.."
+
+usage() {
+  echo "usage: sh cmake/bootstrap.sh demo|test" >&2
+  exit 2
+}
+
+say() {
+  printf '\n== %s\n' "$*"
+}
+
+fail() {
+  printf 'bootstrap: %s\n' "$*" >&2
+  exit 1
+}
+
+# need <package> <proof>: remembers the package if its proof, a command or an absolute path, is not there.
+missing=""
+need() {
+  case $2 in
+    /*) [ -e "$2" ] || missing="$missing $1" ;;
+    *) command -v "$2" > /dev/null 2>&1 || missing="$missing $1" ;;
+  esac
+}
+
+install_missing() {
+  [ -n "$missing" ] || return 0
+  say "Installing:$missing"
+  command -v apt-get > /dev/null 2>&1 || fail "no apt-get here; please install the counterparts of:$missing"
+  sudo=""
+  if [ "$(id -u)" != 0 ]; then
+    command -v sudo > /dev/null 2>&1 || fail "needs root or sudo to install:$missing"
+    sudo=sudo
+  fi
+  $sudo apt-get update -q || fail "apt-get update failed; is there a network?"
+  # shellcheck disable=SC2086
+  $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing ||
+    fail "apt-get could not install:$missing"
+}
+
+need_common() {
+  need g++ g++
+  need cmake cmake
+  need ninja-build ninja
+  need libxsimd-dev /usr/include/xsimd/xsimd.hpp
+  need libeigen3-dev /usr/include/eigen3/Eigen/Core
+  need pkg-config pkg-config
+  need python3 python3
+}
+
+# configure <preset> <cache entry>...: a build of its own under build/<mode>/<preset>, apart from that of the preset itself.
+configure() {
+  preset=$1
+  shift
+  cmake --preset "$preset" -B "build/$mode/$preset" "$@" > "build/$mode/$preset.log" 2>&1 || {
+    cat "build/$mode/$preset.log" >&2
+    fail "configuring $preset failed"
+  }
+}
+
+build() {
+  preset=$1
+  shift
+  cmake --build "build/$mode/$preset" --parallel "$jobs" "$@" || fail "building $preset failed"
+}
+
+has_flag() {
+  grep -qw "$1" /proc/cpuinfo 2> /dev/null
+}
+
+demo() {
+  need_common
+  need python3-venv /usr/share/doc/python3-venv
+  install_missing
+
+  say "Building the examples for this machine (build/demo/native)"
+  configure native -DHEED_BUILD_TESTS=OFF -DHEED_BUILD_BENCH=OFF
+  build native
+
+  say "The tour"
+  "build/$mode/native/examples/tour"
+}
+
+# suite <preset> <cache entry>...: configures and builds one part of the test run.
+suites=""
+suite() {
+  say "Building $1 ($(($(date +%s) - started)) s so far)"
+  configure "$@" "-DHEED_TEST_PREFIX=$1/"
+  build "$1"
+  suites="$suites $1"
+}
+
+test_everything() {
+  need_common
+  need catch2 /usr/include/catch2
+  need libbenchmark-dev /usr/include/benchmark/benchmark.h
+  need clang-19 clang++-19
+  need libomp-19-dev /usr/lib/llvm-19/lib/libomp.so
+  machine=$(uname -m)
+  if [ "$machine" = x86_64 ]; then
+    need g++-aarch64-linux-gnu aarch64-linux-gnu-g++
+    need qemu-user qemu-aarch64
+  fi
+  install_missing
+
+  # The first suite is the whole of it: all instruction sets of this machine in one binary, and the tests from outside.
+  # The others repeat the part of it that their compiler or flags may change.
+  suite native
+  suite clang -DHEED_BUILD_BENCH=OFF -DHEED_BUILD_EXAMPLES=OFF -DHEED_TEST_GRID=small
+  suite asan -DHEED_TEST_GRID=small
+  if [ "$machine" = x86_64 ]; then
+    lean="-DHEED_BUILD_BENCH=OFF -DHEED_BUILD_EXAMPLES=OFF -DHEED_TEST_TOOLCHAIN=OFF -DHEED_TEST_GRID=small"
+    # shellcheck disable=SC2086
+    suite baseline $lean
+    # shellcheck disable=SC2086
+    if has_flag avx2; then suite avx2 $lean; fi
+    suite aarch64
+  fi
+
+  say "Compiling each header alone"
+  build native --target all_verify_interface_header_sets
+
+  say "Running all tests ($(($(date +%s) - started)) s so far)"
+  for preset in $suites; do
+    printf 'subdirs("../%s")\n' "$preset"
+  done > "build/$mode/all/CTestTestfile.cmake"
+  ctest --test-dir "build/$mode/all" --output-on-failure --no-tests=error --parallel "$jobs"
+}
+
+[ $# = 1 ] || usage
+mode=$1
+jobs=$(nproc 2> /dev/null || echo 1)
+started=$(date +%s)
+case $mode in
+  demo)
+    mkdir -p build/demo
+    demo
+    ;;
+  test)
+    mkdir -p build/test/all
+    test_everything
+    ;;
+  *) usage ;;
+esac
