@@ -16,7 +16,17 @@ function(heed_program_options target)
   if(TARGET OpenMP::OpenMP_CXX)
     target_link_libraries(${target} PRIVATE heed::openmp)
   endif()
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow "$<$<STREQUAL:$<CONFIG>,>:-O3>")
+  heed_warnings(${target})
+  target_compile_options(${target} PRIVATE "$<$<STREQUAL:$<CONFIG>,>:-O3>")
+endfunction()
+
+# heed_warnings(<target>)
+function(heed_warnings target)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+    # Before version 13, GCC's own AVX-512 intrinsics read a variable they never set wherever they are inlined.
+    target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized)
+  endif()
 endfunction()
 
 # heed_programs(<variable> <prefix>): what is dropped into the current folder becomes a program. `name.cpp` is a program

@@ -81,24 +81,31 @@ class Heed(Contestant):
 
 
 class OnnxRuntime(Contestant):
-    """A model of one operator (or few), its inputs and outputs bound to memory once."""
+    """A model of one operator (or few), its inputs and outputs bound to memory once. model() gives its nodes, inputs,
+    opset and constants."""
 
     library = "onnxruntime"
+    dtypes = ("f32", "f16")
+    grouped = True
+    rows = False  # inputs and output [B,N,H*D] instead of [B,H,N,D]
 
-    def bind(self, case, threads, nodes, inputs, out_shape, opset, constants=()):
+    def __init__(self, case, tensors, threads, _):
         import onnxruntime
         from onnx import TensorProto, helper, numpy_helper
 
-        require(case.dtype != "bf16", "no bf16 attention kernel for CPU")
+        require(case.dtype in self.dtypes, f"no {case.dtype} kernel for CPU")
+        require(self.grouped or case.G == case.H, "no grouped heads")
         self.case = case
+        nodes, inputs, opset, constants = self.model(case, tensors)
+        shape = (case.B, case.N, case.H * case.D) if self.rows else (case.B, case.H, case.N, case.D)
+        element = numpy.float16 if case.dtype == "f16" else numpy.float32
         types = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "int32": TensorProto.INT32,
                  "bool": TensorProto.BOOL}
-        kind = types[inputs["q" if "q" in inputs else "input"].dtype.name]
         graph = helper.make_graph(
             nodes, "attention",
             [helper.make_tensor_value_info(name, types[x.dtype.name], x.shape) for name, x in inputs.items()],
-            [helper.make_tensor_value_info("out", kind, out_shape)],
-            [numpy_helper.from_array(x, name) for name, x in constants])
+            [helper.make_tensor_value_info("out", types[element.__name__], shape)],
+            [numpy_helper.from_array(x, name) for name, x in constants.items()])
         imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=imports,
                                   ir_version=helper.find_min_ir_version_for(imports, ignore_unknown=True))
@@ -113,8 +120,7 @@ class OnnxRuntime(Contestant):
         self.inputs = {name: onnxruntime.OrtValue.ortvalue_from_numpy(x) for name, x in inputs.items()}
         for name, value in self.inputs.items():
             self.binding.bind_ortvalue_input(name, value)
-        element = numpy.float16 if case.dtype == "f16" else numpy.float32
-        self.out = onnxruntime.OrtValue.ortvalue_from_shape_and_type(out_shape, element)
+        self.out = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, element)
         self.binding.bind_ortvalue_output("out", self.out)
 
     def run(self):
@@ -122,9 +128,7 @@ class OnnxRuntime(Contestant):
 
     def output(self):
         out = torch.from_numpy(self.out.numpy())
-        if out.dim() == 3:
-            out = out.unflatten(2, (self.case.H, self.case.D)).transpose(1, 2)
-        return out
+        return out.unflatten(2, (self.case.H, self.case.D)).transpose(1, 2) if self.rows else out
 
 
 def node(*arguments, **attributes):
@@ -136,53 +140,60 @@ def node(*arguments, **attributes):
 class OrtMultiHeadAttention(OnnxRuntime):
     entry = "MultiHeadAttention"
     layout = "[B,N,H*D]"
+    dtypes = ("f32",)
+    grouped = False
+    rows = True
 
-    def __init__(self, case, tensors, threads, _):
-        require(case.G == case.H, "no grouped heads")
+    def model(self, case, tensors):
         require(not case.window, "no window")
-        inputs = dict(zip("qkv", tensors.rows()))
         op = node("MultiHeadAttention", ["q", "k", "v"], ["out"], domain="com.microsoft", num_heads=case.H,
                   unidirectional=int(case.causal))
-        self.bind(case, threads, [op], inputs, (case.B, case.N, case.H * case.D), 21)
+        return [op], dict(zip("qkv", tensors.rows())), 21, {}
 
 
 class OrtGroupQueryAttention(OnnxRuntime):
     entry = "GroupQueryAttention"
     layout = "[B,N,H*D]"
+    rows = True
 
-    def __init__(self, case, tensors, threads, _):
+    def model(self, case, tensors):
         inputs = dict(zip("qkv", tensors.rows()))
         inputs["last"] = numpy.full(case.B, case.N - 1, numpy.int32)
         inputs["total"] = numpy.array([case.N], numpy.int32)
         op = node("GroupQueryAttention", ["q", "k", "v", "", "", "last", "total"], ["out"], domain="com.microsoft",
                   num_heads=case.H, kv_num_heads=case.G, causal=int(case.causal),
                   local_window_size=case.window if case.window else -1)
-        self.bind(case, threads, [op], inputs, (case.B, case.N, case.H * case.D), 21)
+        return [op], inputs, 21, {}
 
 
 class OrtStandardAttention(OnnxRuntime):
-    """The Attention operator of the ONNX standard; opset 25 is the first with a window."""
+    """The Attention operator of the ONNX standard."""
 
     entry = "Attention (opset 23)"
 
-    def __init__(self, case, tensors, threads, _):
-        inputs = dict(zip("qkv", tensors.heads_first()))
-        window = {"left_window_size": case.window - 1} if case.window else {}
-        op = node("Attention", ["q", "k", "v"], ["out"], is_causal=int(case.causal), **window)
-        if case.window:
-            self.entry = "Attention (opset 25)"
-        self.bind(case, threads, [op], inputs, (case.B, case.H, case.N, case.D), 25 if case.window else 23)
+    def model(self, case, tensors):
+        require(not case.window, "no window before opset 25")
+        op = node("Attention", ["q", "k", "v"], ["out"], is_causal=int(case.causal))
+        return [op], dict(zip("qkv", tensors.heads_first())), 23, {}
+
+
+class OrtStandardAttentionWindow(OnnxRuntime):
+    entry = "Attention (opset 25)"
+
+    def model(self, case, tensors):
+        require(case.window, "for windows only")
+        op = node("Attention", ["q", "k", "v"], ["out"], is_causal=1, left_window_size=case.window - 1)
+        return [op], dict(zip("qkv", tensors.heads_first())), 25, {}
 
 
 class OrtStandardAttentionMask(OnnxRuntime):
     entry = "Attention (opset 23), bool mask"
 
-    def __init__(self, case, tensors, threads, _):
-        require(case.window, "only of interest for windows")
+    def model(self, case, tensors):
+        require(case.window, "for windows only")
         inputs = dict(zip("qkv", tensors.heads_first()))
         inputs["mask"] = visible(case).numpy()
-        op = node("Attention", ["q", "k", "v", "mask"], ["out"])
-        self.bind(case, threads, [op], inputs, (case.B, case.H, case.N, case.D), 23)
+        return [node("Attention", ["q", "k", "v", "mask"], ["out"])], inputs, 23, {}
 
 
 class OrtContribAttention(OnnxRuntime):
@@ -192,41 +203,39 @@ class OrtContribAttention(OnnxRuntime):
     entry = "Attention (contrib)"
     layout = "[B,N,channels]"
     makes_tensors = True
+    dtypes = ("f32",)
+    grouped = False
+    rows = True
     channels = 4
 
-    def __init__(self, case, tensors, threads, _):
-        require(case.dtype == "f32", "fp32 only")
-        require(case.G == case.H, "no grouped heads")
+    def model(self, case, tensors):
         require(not case.window, "no window")
-        hidden = case.H * case.D
         data = torch.randn(case.B, case.N, self.channels)
-        weights = torch.randn(self.channels, 3 * hidden) / self.channels**0.5
-        bias = numpy.zeros(3 * hidden, numpy.float32)
+        weights = torch.randn(self.channels, 3 * case.H * case.D) / self.channels**0.5
         projected = (data.double() @ weights.double()).float().unflatten(2, (3, case.H, case.D))
         tensors.set(*projected.permute(2, 0, 3, 1, 4))
         op = node("Attention", ["input", "weights", "bias"], ["out"], domain="com.microsoft", num_heads=case.H,
                   unidirectional=int(case.causal))
-        self.bind(case, threads, [op], {"input": data.numpy()}, (case.B, case.N, hidden), 21,
-                  [("weights", weights.numpy()), ("bias", bias)])
+        constants = {"weights": weights.numpy(), "bias": numpy.zeros(3 * case.H * case.D, numpy.float32)}
+        return [op], {"input": data.numpy()}, 21, constants
 
 
 class OrtMatMul(OnnxRuntime):
     entry = "MatMul, Softmax, MatMul"
     layout = "[B,H,N,D], k [B,H,D,N]"
+    dtypes = ("f32",)
+    grouped = False
 
-    def __init__(self, case, tensors, threads, _):
-        require(case.dtype == "f32", "fp32 only")
-        require(case.G == case.H, "no grouped heads")
+    def model(self, case, tensors):
         q, k, v = tensors.heads_first()
         inputs = {"q": q, "k": numpy.ascontiguousarray(k.swapaxes(2, 3)), "v": v}
-        constants = [("scale", numpy.array(case.D**-0.5, q.dtype))]
-        nodes = [node("MatMul", ["q", "k"], ["raw"]), node("Mul", ["raw", "scale"], ["scaled"])]
+        nodes = [node("MatMul", ["q", "k"], ["raw"]), node("Mul", ["raw", "scale"], ["scores"])]
         if case.causal:
             inputs["mask"] = additive(visible(case), tensors.dtype).numpy()
-            nodes.append(node("Add", ["scaled", "mask"], ["scores"]))
-        nodes += [node("Softmax", ["scores" if case.causal else "scaled"], ["weights"], axis=-1),
+            nodes += [node("Add", ["scores", "mask"], ["masked"])]
+        nodes += [node("Softmax", ["masked" if case.causal else "scores"], ["weights"], axis=-1),
                   node("MatMul", ["weights", "v"], ["out"])]
-        self.bind(case, threads, nodes, inputs, (case.B, case.H, case.N, case.D), 21, constants)
+        return nodes, inputs, 21, {"scale": numpy.array(case.D**-0.5, q.dtype)}
 
 
 # ---- PyTorch
@@ -334,5 +343,6 @@ class TorchMatMul(Torch):
         return (torch.softmax(scores, -1) @ self.v.unsqueeze(2)).flatten(1, 2)
 
 
-PEERS = [OrtMultiHeadAttention, OrtGroupQueryAttention, OrtStandardAttention, OrtStandardAttentionMask,
-         OrtContribAttention, OrtMatMul, TorchFlash, TorchFlashDirect, TorchMath, TorchFlex, TorchMatMul]
+PEERS = [OrtMultiHeadAttention, OrtGroupQueryAttention, OrtStandardAttention, OrtStandardAttentionWindow,
+         OrtStandardAttentionMask, OrtContribAttention, OrtMatMul, TorchFlash, TorchFlashDirect, TorchMath, TorchFlex,
+         TorchMatMul]

@@ -40,7 +40,7 @@ def arguments():
     parser.add_argument("--threads", type=int, nargs="+", default=[1], help="one run, in its own process, for each number")
     parser.add_argument("--cores", help="cores to use, such as 0 or 0,1 (default: the first ones allowed)")
     parser.add_argument("--shapes", nargs="+", default=[""], metavar="PART",
-                        help="cases whose name contains a part (* and ? allowed), such as f32/causal or '*/2048/64'")
+                        help="cases whose name has this part (* and ? allowed), such as f32/causal or 2048/64; see --list")
     parser.add_argument("--peers", nargs="+", default=[""], metavar="PART", help="contestants whose name contains a part")
     parser.add_argument("--samples", type=int, default=9, help="of each contestant (default 9)")
     parser.add_argument("--json", metavar="FILE", help="write everything there")
@@ -50,8 +50,8 @@ def arguments():
     return parser.parse_args()
 
 
-def matches(name, parts):
-    return any(fnmatch.fnmatch(name.lower(), f"*{part.lower()}*") for part in parts)
+def matches(name, parts, start="*"):
+    return any(fnmatch.fnmatch(name.lower(), f"{start}{part.lower()}*") for part in parts)
 
 
 def versions():
@@ -211,7 +211,7 @@ def run(options, threads):
     kinds = [Heed] + [kind for kind in PEERS if matches(f"{kind.library} {kind.entry}", options.peers)]
     benchmarks, absentees, peaks, mismatches = [], [], [], 0
     for case in all_cases():
-        if not matches(case.name, options.shapes):
+        if not matches("/" + case.name, options.shapes, "*/"):
             continue
         log(f"{case.name}, {threads} thread{'s' if threads > 1 else ''}")
         ready, absent, wrong = enter(case, kinds, threads, heed, log)

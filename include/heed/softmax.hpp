@@ -4,3 +4,5 @@
 #include <heed/core/tensor.hpp>
 #include <heed/mod.hpp>
 #include <heed/ops/softmax/forward.hpp>
+#include <heed/ops/softmax/merge.hpp>
+#include <heed/ops/softmax/segments.hpp>

@@ -210,13 +210,19 @@ struct pack {
 
 /// Table lookup with a bound: lanes whose index is outside the table get `fallback`; nothing outside is read.
 template <class T, class A, class U>
-HEED_INLINE pack<T, A> lookup(const view<const U, 1>& table, index_pack<T, A> index, T fallback) noexcept {
+HEED_INLINE pack<T, A> lookup(const view<U, 1>& table, index_pack<T, A> index, std::type_identity_t<T> fallback) noexcept {
   alignas(64) lane_int_t<T> at[detail::lanes<T, A>];
   alignas(64) T lane[detail::lanes<T, A>];
   index.store(at);
   for (int i = 0; i < detail::lanes<T, A>; ++i)
     lane[i] = at[i] >= 0 && at[i] < table.extent(0) ? static_cast<T>(table[at[i]]) : fallback;
   return pack<T, A>::load_aligned(lane);
+}
+
+/// An index_pack as scores.
+template <class T, class A>
+HEED_INLINE pack<T, A> to_real(const pack<T, A>&, const index_pack<T, A>& index) noexcept {
+  return {index};
 }
 
 HEED_ARCH_END
