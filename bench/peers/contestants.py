@@ -46,8 +46,8 @@ class HeedLibrary:
         self.code.heed_peers_message.restype = ctypes.c_char_p
         self.code.heed_peers_compiler.restype = ctypes.c_char_p
 
-    def peak(self, threads):
-        return self.code.heed_peers_peak(threads)
+    def peak(self, threads, duration):
+        return self.code.heed_peers_peak(threads, ctypes.c_double(duration))
 
     def compiler(self):
         return self.code.heed_peers_compiler().decode()
@@ -66,7 +66,7 @@ class Heed(Contestant):
         self.heed = heed.code
         pointers = [ctypes.c_void_p(x.data_ptr()) for x in (self.q, self.k, self.v, self.out)]
         extents = [ctypes.c_longlong(n) for n in (case.B, case.H, case.G, case.N, case.N, case.D, case.D)]
-        dtype = {"f32": 0, "bf16": 1, "f16": 2}[case.dtype]
+        dtype = ["float32", "bfloat16", "float16"].index(case.dtype)
         self.arguments = [*pointers, *extents, int(case.causal), ctypes.c_longlong(case.window), dtype, threads]
 
     def run(self):
@@ -85,7 +85,7 @@ class OnnxRuntime(Contestant):
     opset and constants."""
 
     library = "onnxruntime"
-    dtypes = ("f32", "f16")
+    dtypes = ("float32", "float16")
     grouped = True
     rows = False  # inputs and output [B,N,H*D] instead of [B,H,N,D]
 
@@ -98,13 +98,13 @@ class OnnxRuntime(Contestant):
         self.case = case
         nodes, inputs, opset, constants = self.model(case, tensors)
         shape = (case.B, case.N, case.H * case.D) if self.rows else (case.B, case.H, case.N, case.D)
-        element = numpy.float16 if case.dtype == "f16" else numpy.float32
+        element = numpy.dtype(case.dtype)
         types = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "int32": TensorProto.INT32,
                  "bool": TensorProto.BOOL}
         graph = helper.make_graph(
             nodes, "attention",
             [helper.make_tensor_value_info(name, types[x.dtype.name], x.shape) for name, x in inputs.items()],
-            [helper.make_tensor_value_info("out", types[element.__name__], shape)],
+            [helper.make_tensor_value_info("out", types[case.dtype], shape)],
             [numpy_helper.from_array(x, name) for name, x in constants.items()])
         imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=imports,
@@ -140,7 +140,7 @@ def node(*arguments, **attributes):
 class OrtMultiHeadAttention(OnnxRuntime):
     entry = "MultiHeadAttention"
     layout = "[B,N,H*D]"
-    dtypes = ("f32",)
+    dtypes = ("float32",)
     grouped = False
     rows = True
 
@@ -203,14 +203,14 @@ class OrtContribAttention(OnnxRuntime):
     entry = "Attention (contrib)"
     layout = "[B,N,channels]"
     makes_tensors = True
-    dtypes = ("f32",)
+    dtypes = ("float32",)
     grouped = False
     rows = True
     channels = 4
 
     def model(self, case, tensors):
         require(not case.window, "no window")
-        data = torch.randn(case.B, case.N, self.channels)
+        data = torch.randn(case.B, case.N, self.channels) / 2
         weights = torch.randn(self.channels, 3 * case.H * case.D) / self.channels**0.5
         projected = (data.double() @ weights.double()).float().unflatten(2, (3, case.H, case.D))
         tensors.set(*projected.permute(2, 0, 3, 1, 4))
@@ -223,7 +223,7 @@ class OrtContribAttention(OnnxRuntime):
 class OrtMatMul(OnnxRuntime):
     entry = "MatMul, Softmax, MatMul"
     layout = "[B,H,N,D], k [B,H,D,N]"
-    dtypes = ("f32",)
+    dtypes = ("float32",)
     grouped = False
 
     def model(self, case, tensors):

@@ -1,10 +1,8 @@
 // heed behind a C interface, for run.py: the forward pass on memory of the caller's, and the FMA rate of this machine.
 #include <heed/softmax.hpp>
 
-#include <omp.h>
+#include "../support/peak.hpp"
 
-#include <chrono>
-#include <cmath>
 #include <cstdio>
 #include <exception>
 
@@ -29,27 +27,6 @@ void forward(const void* q, const void* k, const void* v, void* out, const heed:
   } else {
     heed::softmax_forward(queries, keys, values, result, options);
   }
-}
-
-using fma_pack = heed::pack<float>;
-constexpr int chains = 3 * heed::detail::register_count<heed::default_arch> / 4;
-
-// Independent chains of multiply-adds, enough to hide the latency of the FMA units. Fully unrolled, or the chains would
-// live in memory instead of registers.
-double multiply_add(long steps) {
-  fma_pack sum[chains];
-#pragma GCC unroll 24
-  for (int c = 0; c < chains; ++c) sum[c] = fma_pack(1e-3f * static_cast<float>(c));
-  const fma_pack factor(0.999f);
-  const fma_pack term(1e-3f);
-  for (long step = 0; step < steps; ++step) {
-#pragma GCC unroll 24
-    for (int c = 0; c < chains; ++c) sum[c] = fma(sum[c], factor, term);
-  }
-  fma_pack all;
-#pragma GCC unroll 24
-  for (int c = 0; c < chains; ++c) all += sum[c];
-  return static_cast<double>(reduce_add(all));
 }
 
 }  // namespace
@@ -80,31 +57,10 @@ int heed_peers_forward(const void* q, const void* k, const void* v, void* out, l
 
 const char* heed_peers_message() { return message; }
 
-/// The fp32 multiply-add rate of `threads` threads in GFLOP/s: the best of a few bursts of about a millisecond.
-double heed_peers_peak(int threads) {
-  constexpr long steps = 200000;
-  constexpr int bursts = 4;
-  constexpr double flops = 2.0 * chains * fma_pack::lanes * steps;
-  const auto now = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); };
-  double best = 0;
-  double checksum = 0;
-  for (int burst = 0; burst < bursts; ++burst) {
-    double first = HUGE_VAL;
-    double last = -HUGE_VAL;
-#pragma omp parallel num_threads(threads) reduction(min : first) reduction(max : last) reduction(+ : checksum)
-    {
-#pragma omp barrier
-      first = now();
-      checksum += multiply_add(steps);
-      last = now();
-    }
-    const double rate = flops * threads / (last - first) * 1e-9;
-    if (rate > best) best = rate;
-  }
-  return checksum == 0 ? 0 : best;
-}
+/// The fp32 multiply-add rate of `threads` threads in GFLOP/s, over at least `duration` seconds.
+double heed_peers_peak(int threads, double duration) { return bench::fma_peak<float>(threads, duration) * 1e-9; }
 
-/// The compiler that made this library, and the width of its vectors in bits.
+/// The compiler that made this library.
 const char* heed_peers_compiler() {
 #if defined(__clang__)
   return "clang " __clang_version__;
@@ -112,6 +68,8 @@ const char* heed_peers_compiler() {
   return "g++ " __VERSION__;
 #endif
 }
-int heed_peers_vector_bits() { return 32 * fma_pack::lanes; }
+
+/// The width in bits of the vectors it uses.
+int heed_peers_vector_bits() { return 32 * heed::pack<float>::lanes; }
 
 }  // extern "C"

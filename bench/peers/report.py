@@ -10,19 +10,24 @@ def best(results, library):
     return next((r for r in ordered(results) if r["library"] == library), None)
 
 
+def lead(results):
+    """How many times longer the best peer takes than heed, by best and by median time; None without peers."""
+    heed = best(results, "heed")
+    peers = [r for r in results if r["library"] != "heed"]
+    return [min(p[key] for p in peers) / heed[key] for key in ("real_time", "median_time")] if peers else None
+
+
 def case_table(results, absent, peak):
     """One case for the terminal: contestants from the fastest down."""
     heed = best(results, "heed")
-    lines = [f"\n{results[0]['name']}   FMA peak {peak:.0f} GFLOP/s",
+    lines = [f"\n{results[0]['case']}   FMA peak {peak:.0f} GFLOP/s",
              f"  {'':58}{'best ms':>10}{'median ms':>11}{'GFLOP/s':>9}{'of peak':>9}{'time/heed':>11}"]
     for r in ordered(results):
         name = f"{r['library']} {r['entry']}"
-        lines.append(f"  {name:58}{r['real_time']:10.2f}{r['median_time']:11.2f}{r['gflops']:9.1f}"
-                     f"{100 * r['peak_share']:8.1f}%{r['real_time'] / heed['real_time']:11.2f}")
-    peers = [r for r in ordered(results) if r["library"] != "heed"]
-    if peers:
-        lines.append(f"  best peer / heed: {peers[0]['real_time'] / heed['real_time']:.2f} by best,"
-                     f" {min(p['median_time'] for p in peers) / heed['median_time']:.2f} by median time")
+        lines.append(f"  {name:58}{r['real_time']:10.2f}{r['median_time']:11.2f}{r['gflops_best']:9.1f}"
+                     f"{100 * r['share_median']:8.1f}%{r['real_time'] / heed['real_time']:11.2f}")
+    if lead(results):
+        lines.append("  best peer / heed: {:.2f} by best, {:.2f} by median time".format(*lead(results)))
     lines += [f"  {a['contestant']}: {a['reason']}" for a in absent]
     return "\n".join(lines)
 
@@ -30,7 +35,7 @@ def case_table(results, absent, peak):
 def cell(result, with_entry):
     if result is None:
         return "-"
-    text = f"{result['gflops']:.0f} ({100 * result['peak_share']:.0f} %)"
+    text = f"{result['gflops_best']:.0f} ({100 * result['share_median']:.0f} %)"
     return f"{text} {result['entry'].strip('_')}" if with_entry else text
 
 
@@ -44,14 +49,14 @@ def markdown(document):
         peak = context["peak_gflops"]["median"] if "peak_gflops" in context else 0
         parts += [f"{context['cpu']}, {threads}, FMA peak {peak:.0f} GFLOP/s (fp32); {context['compiler']},"
                   f" {context['flags']}; ONNX Runtime {v['onnxruntime']}, PyTorch {v['torch']}.", "",
-                  "| dtype/mask/B/heads/N/D | heed | best of ONNX Runtime | best of PyTorch | best peer time / heed time |",
+                  "| dtype/mask/B/heads/N/D | heed | best of ONNX Runtime | best of PyTorch | best peer / heed |",
                   "| --- | --- | --- | --- | --- |"]
-        for name in dict.fromkeys(r["name"] for r in rows):
-            results = [r for r in rows if r["name"] == name]
+        for name in dict.fromkeys(r["case"] for r in rows):
+            results = [r for r in rows if r["case"] == name]
             heed, ort, torch = (best(results, library) for library in ("heed", "onnxruntime", "torch"))
-            peers = [r for r in (ort, torch) if r]
-            ratio = f"{min(r['real_time'] for r in peers) / heed['real_time']:.2f}" if peers else "-"
+            ratio = "{:.2f} ({:.2f})".format(*lead(results)) if lead(results) else "-"
             parts.append(f"| {name} | {cell(heed, False)} | {cell(ort, True)} | {cell(torch, True)} | {ratio} |")
         parts.append("")
-    parts.append("GFLOP/s of the best sample (share of the FMA peak measured beside it).")
+    parts.append("GFLOP/s of the best sample (median share of the fp32 FMA peak measured beside each sample)."
+                 " Last column: time of the best peer over that of heed, by best (by median) sample.")
     return "\n".join(parts)

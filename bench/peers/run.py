@@ -3,7 +3,7 @@
 
     python3 bench/peers/run.py --threads 1                             every case
     python3 bench/peers/run.py --threads 1 2 --json peers.json --markdown
-    python3 bench/peers/run.py --shapes f32/causal bf16 --peers heed flash
+    python3 bench/peers/run.py --shapes float32/causal bfloat16 --peers flash group
 
 What it needs is in requirements.txt. Every contestant's output is compared with heed's before anything is timed. Samples
 go round-robin over the contestants, and beside each one the FMA rate of the machine is measured again. Measure on a quiet
@@ -22,15 +22,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from statistics import median
 
 import report
 from cases import Tensors, all_cases
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-TOLERANCE = {"f32": (1e-4, 0), "bf16": (2e-2, 2e-2), "f16": (3e-3, 3e-3)}
+TOLERANCE = {"float32": (1e-4, 0), "bfloat16": (2e-2, 2e-2), "float16": (3e-3, 3e-3)}
 SAMPLE_SECONDS = 0.05
 WARM_UP_BELOW_SECONDS = 0.2
+LONGEST_PEAK_SECONDS = 0.25
 HOPELESS = 10  # times the fastest contestant: one sample is enough
 FLAGS = ["-O3", "-march=native", "-fopenmp"]
 
@@ -40,7 +42,7 @@ def arguments():
     parser.add_argument("--threads", type=int, nargs="+", default=[1], help="one run, in its own process, for each number")
     parser.add_argument("--cores", help="cores to use, such as 0 or 0,1 (default: the first ones allowed)")
     parser.add_argument("--shapes", nargs="+", default=[""], metavar="PART",
-                        help="cases whose name has this part (* and ? allowed), such as f32/causal or 2048/64; see --list")
+                        help="cases whose name has this part (* and ? allowed), such as float32/causal or 2048/64; see --list")
     parser.add_argument("--peers", nargs="+", default=[""], metavar="PART", help="contestants whose name contains a part")
     parser.add_argument("--samples", type=int, default=9, help="of each contestant (default 9)")
     parser.add_argument("--json", metavar="FILE", help="write everything there")
@@ -76,7 +78,7 @@ def versions():
 def build():
     """Compiles heed_peers.cpp unless the library is newer than every source of it; returns its path."""
     target = ROOT / "build" / "peers" / "heed_peers.so"
-    sources = [HERE / "heed_peers.cpp", *(ROOT / "include").rglob("*.hpp")]
+    sources = [HERE / "heed_peers.cpp", HERE.parent / "support" / "peak.hpp", *(ROOT / "include").rglob("*.hpp")]
     if target.exists() and target.stat().st_mtime > max(source.stat().st_mtime for source in sources):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -154,26 +156,25 @@ def measure(case, ready, samples, threads, heed):
         for c in ready[turn % len(ready):] + ready[:turn % len(ready)]:
             if turn > 0 and first[c] > HOPELESS * fastest:
                 continue
-            # Wakes the threads of this contestant and puts those of the one before to sleep.
-            if first[c] < WARM_UP_BELOW_SECONDS:
-                c.run()
-            before = heed.peak(threads)
+            # As long as the sample, so that both meet the machine as it is at the time.
+            duration = min(first[c] * calls[c] / 2, LONGEST_PEAK_SECONDS)
+            before = heed.peak(threads, duration)
+            # Wakes the threads of this contestant and lets those of others fall asleep.
             if first[c] < WARM_UP_BELOW_SECONDS:
                 c.run()
             elapsed = seconds(c.run, calls[c])
-            peak = (before + heed.peak(threads)) / 2
+            peak = (before + heed.peak(threads, duration)) / 2
             times[c].append(elapsed)
             shares[c].append(case.flops / elapsed * 1e-9 / peak)
             peaks.append(peak)
     results = []
     for c in ready:
-        best = min(range(len(times[c])), key=times[c].__getitem__)
-        ordered = sorted(times[c])
+        best = min(times[c])
         results.append({
-            "name": case.name, "library": c.library, "entry": c.entry, "layout": c.layout, "threads": threads,
-            "real_time": times[c][best] * 1e3, "median_time": ordered[len(ordered) // 2] * 1e3, "time_unit": "ms",
-            "gflops": case.flops / times[c][best] * 1e-9, "peak_share": shares[c][best],
-            "samples": [t * 1e3 for t in times[c]], "difference": c.difference})
+            "name": f"softmax/forward/{case.name}/{threads}", "case": case.name, "library": c.library, "entry": c.entry,
+            "layout": c.layout, "threads": threads, "real_time": best * 1e3, "median_time": median(times[c]) * 1e3,
+            "time_unit": "ms", "gflops_best": case.flops / best * 1e-9, "share_best": max(shares[c]),
+            "share_median": median(shares[c]), "samples": [t * 1e3 for t in times[c]], "difference": c.difference})
     return results, peaks
 
 
@@ -218,12 +219,11 @@ def run(options, threads):
         results, seen = measure(case, ready, options.samples, threads, heed)
         mismatches += wrong
         benchmarks += results
-        absentees += [{"name": case.name, "threads": threads, **entry} for entry in absent]
+        absentees += [{"case": case.name, "threads": threads, **entry} for entry in absent]
         peaks += seen
-        print(report.case_table(results, absent, sorted(seen)[len(seen) // 2]), flush=True)
+        print(report.case_table(results, absent, median(seen)), flush=True)
     if peaks:
-        peaks.sort()
-        context["peak_gflops"] = {"median": peaks[len(peaks) // 2], "lowest": peaks[0], "highest": peaks[-1]}
+        context["peak_gflops"] = {"median": median(peaks), "lowest": min(peaks), "highest": max(peaks)}
     context["load_after"] = os.getloadavg()[0]
     return {"contexts": [context], "benchmarks": benchmarks, "absent": absentees}, mismatches
 

@@ -3,6 +3,8 @@
 #include <heed/core/scratch.hpp>
 
 #include <cstdint>
+#include <cstring>
+#include <thread>
 #include <vector>
 
 using heed::index_t;
@@ -29,12 +31,54 @@ TEST_CASE("scratch of the caller's is used wherever it starts") {
   }
 }
 
-TEST_CASE("scratch is allocated when none is given") {
-  const scratch_block block(checker("op"), {}, 1000);
-  REQUIRE(block.data() != nullptr);
-  CHECK(aligned(block.data()));
-  block.data()[0] = block.data()[999 - 63] = std::byte{1};
-  CHECK(scratch_block(checker("op"), {}, 0).data() == nullptr);
+TEST_CASE("scratch is the thread's when none is given, and stays with it") {
+  const std::byte* first = nullptr;
+  {
+    const scratch_block block(checker("op"), {}, 1000);
+    REQUIRE(block.data() != nullptr);
+    CHECK(aligned(block.data()));
+    block.data()[0] = block.data()[999 - 63] = std::byte{1};
+    first = block.data();
+  }
+  CHECK(scratch_block(checker("op"), {}, 1000).data() == first);
+  CHECK(scratch_block(checker("op"), {}, 10).data() == first);
+  {
+    const scratch_block larger(checker("op"), {}, 1 << 20);
+    std::memset(larger.data(), 1, (1 << 20) - 63);
+  }
+
+  const std::byte* elsewhere = first;
+  std::thread([&] {
+    const scratch_block block(checker("op"), {}, 1000), nested(checker("op"), {}, 1000);
+    elsewhere = block.data();
+    block.data()[0] = std::byte{2};
+  }).join();
+  CHECK(elsewhere != nullptr);
+}
+
+TEST_CASE("a call within a call has scratch of its own") {
+  const scratch_block outer(checker("op"), {}, 256);
+  std::memset(outer.data(), 1, 256 - 63);
+  {
+    const scratch_block inner(checker("op"), {}, 256), innermost(checker("op"), {}, 4096);
+    CHECK(inner.data() != outer.data());
+    CHECK(innermost.data() != inner.data());
+    CHECK(aligned(inner.data()));
+    std::memset(inner.data(), 2, 256 - 63);
+    std::memset(innermost.data(), 3, 4096 - 63);
+  }
+  CHECK(outer.data()[0] == std::byte{1});
+  CHECK(outer.data()[256 - 64] == std::byte{1});
+}
+
+TEST_CASE("scratch is returned when a call fails") {
+  const std::byte* const kept = scratch_block(checker("op"), {}, 64).data();
+  try {
+    const scratch_block block(checker("op"), {}, 64);
+    checker("op").require(false, "n", "anything else", 0);
+  } catch (const heed::invalid_argument&) {
+  }
+  CHECK(scratch_block(checker("op"), {}, 64).data() == kept);
 }
 
 TEST_CASE("scratch that is too small is refused") {

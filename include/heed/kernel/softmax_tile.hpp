@@ -269,9 +269,10 @@ class softmax_tile {
     }
     for_runs([&](index_t row, index_t most) { return source.keys(first + row, most); }, count, features_, key_copy_,
              [&](const T* keys, index_t stride, int rows, int row) {
+               const auto values = source.values(first + row, rows);
                for_blocks(0, groups_, [&](auto vectors, int v) {
                  weight_panel<decltype(vectors)::value>(keys, stride, rows, queries_ + v * width, start + v * width,
-                                                        added + v * width, scores_ + row * pitch + v * width);
+                                                        added + v * width, scores_ + row * pitch + v * width, values);
                });
              });
     // A sum within the bound proves every weight within it. NaN fails the comparison and takes the long way.
@@ -284,12 +285,18 @@ class softmax_tile {
     return true;
   }
 
-  template <int Vectors>
+  /// `values`: the rows that are multiplied next. They are called into the second-level cache meanwhile; read first in
+  /// short pieces of far rows, they would come late.
+  template <int Vectors, class S>
   HEED_NOINLINE void weight_panel(const T* keys, index_t stride, int count, const T* queries, const T* start, T* added,
-                                  T* weights) const noexcept {
+                                  T* weights, const row_run<S>& values) const noexcept {
     P total[Vectors];
     for (int v = 0; v < Vectors; ++v) total[v] = P(T(0));
     for_rows<Vectors>(count, [&](auto rows, index_t r) {
+      for (index_t i = r; i < std::min<index_t>(r + decltype(rows)::value, values.count); ++i)
+        prefetch_row(values.data + i * values.stride, value_features_);
+      for (index_t i = r + keys_ahead; i < std::min<index_t>(r + decltype(rows)::value + keys_ahead, count); ++i)
+        prefetch_row(keys + i * stride, features_);
       outer_product<decltype(rows)::value, Vectors, pitch, T, A>(
           keys + r * stride, stride, unit_step{}, queries, features_,
           [&](int, int v) { return P::load_aligned(start + v * width); },
@@ -300,6 +307,14 @@ class softmax_tile {
           });
     });
     for (int v = 0; v < Vectors; ++v) (P::load_aligned(added + v * width) + total[v]).store_aligned(added + v * width);
+  }
+
+  static constexpr index_t keys_ahead = 16;
+
+  template <class S>
+  HEED_INLINE static void prefetch_row(const S* row, index_t features) noexcept {
+    constexpr index_t step = cache_line / index_t(sizeof(S));
+    for (index_t i = 0; i < features; i += step) __builtin_prefetch(row + i, 0, 2);
   }
 
   void start_maximum() noexcept { std::fill_n(top_, pitch, -std::numeric_limits<T>::infinity()); }

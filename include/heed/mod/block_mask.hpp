@@ -214,7 +214,8 @@ class block_map {
 ///     heed::softmax_forward(q, k, v, out, {}, plan);                          // every layer, every step
 ///
 /// classify() covers a rectangle with tiles of the map: exact for tiles of the map and what divides them, as far as the map
-/// is. keys() is the hull of the tiles of the rows. Beyond the positions that the map was built for, the mask itself answers.
+/// is. keys() is the hull of the tiles of the rows. Beyond the positions that the map was built for, the mask itself answers,
+/// so a plan for fewer keys than there are loses time and nothing else. (There are no keys below min(0, kv_offset).)
 /// Copies copy the map.
 template <mask_callable Mask>
 class block_mask : public mask_base {
@@ -259,9 +260,15 @@ class block_mask : public mask_base {
       first = min(first, index_t(row[0].column));
       last = max(last, index_t(row[row.size() - 1].column));
     }
-    if (last < 0) return {0, 0};
-    const index_t end = min((last + 1) * map_.block_kv(), map_.keys());
-    return {static_cast<int>(first * map_.block_kv() + map_.kv_offset()), static_cast<int>(end + map_.kv_offset())};
+    const int low = static_cast<int>(map_.kv_offset()), high = static_cast<int>(map_.kv_offset() + map_.keys());
+    key_range found = {low, low};
+    if (last >= 0)
+      found = {static_cast<int>(low + first * map_.block_kv()),
+               static_cast<int>(min(low + (last + 1) * map_.block_kv(), index_t(high)))};
+    // Keys that the map does not have.
+    const key_range seen = detail::visible_keys(mask_, b, h, q0, q1);
+    found = detail::hull(found, detail::overlap(seen, {high, INT_MAX}));
+    return low > 0 ? detail::hull(found, detail::overlap(seen, {INT_MIN, low})) : found;
   }
 
   const block_map& map() const noexcept { return map_; }

@@ -68,9 +68,7 @@ struct and_mask : mask_base {
   }
 
   key_range keys(int batch, int h, int q0, int q1) const {
-    const key_range x = detail::visible_keys(a, batch, h, q0, q1), y = detail::visible_keys(b, batch, h, q0, q1);
-    const int begin = x.begin > y.begin ? x.begin : y.begin, end = x.end < y.end ? x.end : y.end;
-    return {begin, end > begin ? end : begin};
+    return detail::overlap(detail::visible_keys(a, batch, h, q0, q1), detail::visible_keys(b, batch, h, q0, q1));
   }
 
   A a;
@@ -96,10 +94,7 @@ struct or_mask : mask_base {
   }
 
   key_range keys(int batch, int h, int q0, int q1) const {
-    const key_range x = detail::visible_keys(a, batch, h, q0, q1), y = detail::visible_keys(b, batch, h, q0, q1);
-    if (x.begin >= x.end) return y;
-    if (y.begin >= y.end) return x;
-    return {x.begin < y.begin ? x.begin : y.begin, x.end > y.end ? x.end : y.end};
+    return detail::hull(detail::visible_keys(a, batch, h, q0, q1), detail::visible_keys(b, batch, h, q0, q1));
   }
 
   A a;

@@ -184,17 +184,9 @@ class shared_prefix_document : public mask_base {
 
   key_range keys(int b, int h, int q0, int q1) const noexcept {
     key_range found = own_.keys(b, h, q0, q1);
-    const auto add = [&found](int begin, int end) {
-      if (begin >= end) return;
-      const bool is_first = found.begin >= found.end;
-      found = {is_first ? begin : min(found.begin, begin), is_first ? end : max(found.end, end)};
-    };
-    if (!by_query_) {
-      if (q1 - 1 >= prefix_(b)) add(0, prefix_(b));
-      return found;
-    }
+    if (!by_query_) return q1 - 1 >= prefix_(b) ? detail::hull(found, {0, prefix_(b)}) : found;
     const view<const std::int32_t, 1> begin = begin_.row(b), end = end_.row(b);
-    for (int q = q0; q < q1; ++q) add(lookup(begin, q, 0), lookup(end, q, 0));
+    for (int q = q0; q < q1; ++q) found = detail::hull(found, {lookup(begin, q, 0), lookup(end, q, 0)});
     return found;
   }
 

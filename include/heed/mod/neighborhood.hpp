@@ -156,7 +156,7 @@ class neighborhood : public mask_base {
   key_range keys(int, int, int q0, int q1) const noexcept {
     const span q = clip(q0, q1);
     if (q.begin >= q.end) return {0, 0};
-    key_range found = {tokens_, 0};
+    key_range found = {0, 0};
     const box_list boxes(*this, q);
     for (int x = 0; x < boxes.count; ++x) {
       int first = 0, last = 0;
@@ -165,7 +165,7 @@ class neighborhood : public mask_base {
         first += seen.begin * pitch_[axis];
         last += (seen.end - 1) * pitch_[axis];
       }
-      found = {min(found.begin, first), max(found.end, last + 1)};
+      found = detail::hull(found, {first, last + 1});
     }
     return found;
   }

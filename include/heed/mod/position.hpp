@@ -78,6 +78,19 @@ HEED_INLINE constexpr int to_position(index_t x) noexcept {
   return x < INT_MIN ? INT_MIN : x > INT_MAX ? INT_MAX : static_cast<int>(x);
 }
 
+/// The smallest range that holds both.
+HEED_INLINE constexpr key_range hull(key_range a, key_range b) noexcept {
+  if (a.begin >= a.end) return b;
+  if (b.begin >= b.end) return a;
+  return {a.begin < b.begin ? a.begin : b.begin, a.end > b.end ? a.end : b.end};
+}
+
+/// What both have in common.
+HEED_INLINE constexpr key_range overlap(key_range a, key_range b) noexcept {
+  const int begin = a.begin > b.begin ? a.begin : b.begin, end = a.end < b.end ? a.end : b.end;
+  return {begin, end > begin ? end : begin};
+}
+
 /// Of claims that hold for all pairs of a tile, the class.
 HEED_INLINE constexpr tile_class class_of(bool is_empty, bool is_full) noexcept {
   return is_empty ? tile_class::empty : is_full ? tile_class::full : tile_class::partial;

@@ -26,15 +26,6 @@ HEED_INLINE constexpr auto parameter(const S&, double x) noexcept {
     return x;
 }
 
-/// Zero in the type of one score.
-template <class S>
-HEED_INLINE constexpr auto zero_of(const S&) noexcept {
-  if constexpr (std::floating_point<S>)
-    return S(0);
-  else
-    return typename S::element_type(0);
-}
-
 }  // namespace detail
 
 /// Bounded scores.   z = cap * tanh(score / cap)
@@ -140,8 +131,7 @@ class relative_bias {
   template <class S, class Index>
   HEED_INLINE S operator()(S score, const basic_position<Index>& at) const {
     const auto distance = min(max(at.kv - at.q, -reach_), reach_);
-    const auto bias = lookup(detail::shared_row(table_, at.h), distance + reach_, detail::zero_of(score));
-    return static_cast<S>(score + bias);
+    return static_cast<S>(score + lookup(detail::shared_row(table_, at.h), distance + reach_, 0));
   }
 
  private:

@@ -59,9 +59,10 @@ HEED_INLINE constexpr const auto& exp2_terms() noexcept {
 /// p * 2^n for the n that `shifted` = n + 1.5 * 2^mantissa holds in its low bits. p must be in [1/2, 2).
 template <class T, class A>
 HEED_INLINE pack<T, A> scale_by_power(pack<T, A> p, pack<T, A> shifted) noexcept {
+  using real_batch = typename pack<T, A>::batch_type;
   using bits_batch = xsimd::batch<lane_int_t<T>, A>;
-  const bits_batch exponent = xsimd::bitwise_cast<bits_batch>(shifted.value) << (std::numeric_limits<T>::digits - 1);
-  return {xsimd::bitwise_cast<typename pack<T, A>::batch_type>(xsimd::bitwise_cast<bits_batch>(p.value) + exponent)};
+  const bits_batch exponent = reinterpret_batch<bits_batch>(shifted.value) << (std::numeric_limits<T>::digits - 1);
+  return {reinterpret_batch<real_batch>(reinterpret_batch<bits_batch>(p.value) + exponent)};
 }
 
 /// Adding this leaves round(x) in the low bits of the sum; subtracting it again leaves round(x).

@@ -13,6 +13,16 @@
 
 HEED_ARCH_BEGIN
 
+namespace detail {
+
+/// The same bits as another batch or batch_bool. xsimd's bitwise_cast takes different arguments from one release to the next.
+template <class To, class From>
+HEED_INLINE To reinterpret_batch(From from) noexcept {
+  return To(__builtin_bit_cast(typename To::register_type, from.data));
+}
+
+}  // namespace detail
+
 /// Integers of the width of T, so that an index_pack has as many lanes as the pack of scores beside it.
 template <class T>
 using lane_int_t = std::conditional_t<sizeof(T) == 8, std::int64_t, std::int32_t>;
@@ -77,8 +87,7 @@ struct index_pack {
   HEED_INLINE friend index_pack max(index_pack a, index_pack b) noexcept { return {xsimd::max(a.value, b.value)}; }
   HEED_INLINE friend index_pack abs(index_pack a) noexcept { return max(a, -a); }
   HEED_INLINE friend index_pack select(mask_pack<T, A> which, index_pack a, index_pack b) noexcept {
-    using int_mask = xsimd::batch_bool<int_type, A>;
-    return {xsimd::select(int_mask(__builtin_bit_cast(typename int_mask::register_type, which.value.data)), a.value, b.value)};
+    return {xsimd::select(detail::reinterpret_batch<xsimd::batch_bool<int_type, A>>(which.value), a.value, b.value)};
   }
 
   /// Applies a function of one int to each lane. For what vector units have no instruction for.
@@ -101,8 +110,7 @@ struct index_pack {
 
  private:
   HEED_INLINE static mask_pack<T, A> as_mask(xsimd::batch_bool<int_type, A> m) noexcept {
-    using real_mask = xsimd::batch_bool<T, A>;
-    return {real_mask(__builtin_bit_cast(typename real_mask::register_type, m.data))};
+    return {detail::reinterpret_batch<xsimd::batch_bool<T, A>>(m)};
   }
 };
 

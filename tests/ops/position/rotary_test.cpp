@@ -158,7 +158,8 @@ TEST_CASE("positions come in every form") {
   CHECK(agrees(run(each), [](index_t b, index_t i) { return double(100 * b - 7 * i); }));
   CHECK(agrees(run(each.all()), [](index_t b, index_t i) { return double(100 * b - 7 * i); }));
   // Stored token by token: any strides.
-  CHECK(agrees(run(each_real.all().swap_axes(0, 1)), [](index_t b, index_t i) { return double(100 * b - 7 * i) + 0.5; }));
+  CHECK(
+      agrees(run(each_real.all().swap_axes(0, 1)), [](index_t b, index_t i) { return double(100 * b - 7 * i) + 0.5; }));
   // Backwards and broadcast.
   const view<const std::int32_t, 1> backwards(narrow.data() + 4, {N}, {-1}), one(narrow.data() + 2, {N}, {0});
   CHECK(agrees(run(backwards), [&](index_t, index_t i) { return double(narrow[std::size_t(4 - i)]); }));
@@ -169,8 +170,8 @@ TEST_CASE("base and position_scale set the angles") {
   const auto x = random_tensor<double>({1, 2, 6, 16}, 4);
   auto out = poisoned<double>(x), same = out;
   heed::rotary_forward(x, rotary_positions::counting_from(8), out, {.base = 500000, .position_scale = 0.25});
-  const auto expected = reference::rotary<double>(
-      x, [](index_t, index_t i) { return 0.25 * double(i + 8); }, {.base = 500000});
+  const auto expected =
+      reference::rotary<double>(x, [](index_t, index_t i) { return 0.25 * double(i + 8); }, {.base = 500000});
   CHECK(error<double>(x, out, expected, 4) <= 1);
   std::vector<double> scaled;
   for (int i = 0; i < 6; ++i) scaled.push_back(0.25 * (i + 8));
@@ -374,9 +375,9 @@ TEMPLATE_TEST_CASE("bit-equal for any number of threads and any scratch", "", fl
         const auto x = random_tensor<TestType>({s.B, s.H, s.N, s.D}, 16);
         auto expected = poisoned<TestType>(x), out = expected;
         heed::rotary_forward(x, positions, expected, serial({.layout = layout}));
-        const auto reference_out = reference::rotary<TestType>(
-            x, [&](index_t b, index_t i) { return double(list(per_entry ? b : 0, i)); },
-            {.interleaved = layout == rotary_layout::interleaved});
+        const auto reference_out =
+            reference::rotary<TestType>(x, [&](index_t b, index_t i) { return double(list(per_entry ? b : 0, i)); },
+                                        {.interleaved = layout == rotary_layout::interleaved});
         CHECK(error<TestType>(x, expected, reference_out, 1000) <= 1);
 
         rotary_options options = serial({.layout = layout});
@@ -464,9 +465,10 @@ TEST_CASE("bad input is refused before anything is written") {
 
   auto both = x;
   const view<float, 4> all = both;
-  refused("out: expected no overlap with x, got overlapping memory", all.slice(2, 0, 3), rotary_positions::counting_from(0),
-          all.slice(2, 1, 4));
-  refused("out: expected no overlap with x, got overlapping memory", all.slice(0, 0, 1).broadcast(0, 2), positions, all);
+  refused("out: expected no overlap with x, got overlapping memory", all.slice(2, 0, 3),
+          rotary_positions::counting_from(0), all.slice(2, 1, 4));
+  refused("out: expected no overlap with x, got overlapping memory", all.slice(0, 0, 1).broadcast(0, 2), positions,
+          all);
   refused("out: expected no overlap with positions, got overlapping memory", in,
           view<const int, 1>(reinterpret_cast<const int*>(out.data()) + 100, {4}), to);
   CHECK(same_bits<float>(both, x));

@@ -129,8 +129,9 @@ bool same_rows(const view<const S, 4>& x, const view<S, 4>& out) noexcept {
 }
 
 template <class S>
-void check_rotary(const checker& check, const view<const S, 4>& x, const char* x_name, const rotary_positions& positions,
-                  const view<S, 4>& out, const char* out_name, const rotary_options& options) {
+void check_rotary(const checker& check, const view<const S, 4>& x, const char* x_name,
+                  const rotary_positions& positions, const view<S, 4>& out, const char* out_name,
+                  const rotary_options& options) {
   check.tensor(x, x_name);
   check.output(out, out_name);
   for (int axis = 0; axis < 4; ++axis) check.extent(out, out_name, axis, x.extent(axis), "as the input");
@@ -175,7 +176,7 @@ void rotary_on(const char* op, double direction, const view<const S, 4>& x, cons
 
   const rotary_work<S> work{x,        out,           positions,  direction * options.position_scale,
                             features, options.layout, frequencies};
-  // Tasks are cut by shape alone. Where there are few blocks of tokens, the rows that share a table are divided as well.
+  // Tasks are cut by shape alone. Where there are few blocks of tokens, the rows that share a table are divided too.
   const index_t tokens = work.tokens(), rows = work.rows();
   const index_t blocks = (tokens + rotary_block - 1) / rotary_block;
   const index_t block = tokens < rotary_block ? tokens : rotary_block;
@@ -212,26 +213,26 @@ index_t rotary_scratch_bytes(index_t D, const rotary_options& options = {}) {
 /// x          [B,H,N,D]  queries or keys (never values)
 /// positions  [N] or [B,N], 32- or 64-bit integers or double; see rotary_positions
 /// out        [B,H,N,D]  output. May be x itself (same data, same strides); must not overlap x in any other way. Its
-///                       element type, float, double, bfloat16 or float16, is that of x. Any outer strides; the last axis
-///                       contiguous.
+///                       element type, float, double, bfloat16 or float16, is that of x. Any outer strides; the last
+///                       axis contiguous.
 /// options    see rotary_options
 ///
-/// The inverse is rotary_backward, or the negated position; turning by p, then by d, is turning by p + d, so cached keys
-/// move d positions on by one call with rotary_positions::everywhere(d). Each call rounds once to the element type.
+/// The inverse is rotary_backward, or the negated position; turning by p, then by d, is turning by p + d, so cached
+/// keys move d positions on by one call with rotary_positions::everywhere(d). Each call rounds once to the element type.
 ///
 /// Legal edges: B, H or N = 0.
 /// Cost: O(B H N D), one sine and cosine per token and pair, shared by all heads. Scratch O(R) a worker
-/// (rotary_scratch_bytes); allocates once, or not at all with options.scratch.
+/// (rotary_scratch_bytes): options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads.
-/// Accuracy: angles, their reduction, sines and cosines in double: |phi| 2^-51 + 2^-52 absolute; then 3 u max(|x_a|, |x_b|),
+/// Accuracy: sines and cosines of angles computed in double, |phi| 2^-51 + 2^-52 absolute; then 3 u max(|x_a|, |x_b|),
 /// u = 2^-24 (2^-53 for double), plus the rounding of out to its type. NaN positions give NaN.
-/// Throws heed::invalid_argument before any write: extents that do not fit each other, D zero, a strided last axis, null
-/// data, overlap other than out = x, features odd or not in 2..D, base not finite or <= 0, position_scale not finite,
-/// scratch too small.
-/// Paper: Su, Lu, Pan, Murtadha, Wen, Liu, RoFormer: Enhanced Transformer with Rotary Position Embedding, 2021, equation 34.
+/// Throws heed::invalid_argument before any write: extents that do not fit each other, D zero, a strided last axis,
+/// null data, overlap other than out = x, features odd or not in 2..D, base not finite or <= 0, position_scale not
+/// finite, scratch too small.
+/// Paper: Su, Lu, Pan, Murtadha, Wen, Liu, RoFormer: Enhanced Transformer with Rotary Position Embedding, 2021, eq. 34.
 template <writable<4> Out>
-void rotary_forward(std::type_identity_t<view<const element_of_t<Out>, 4>> x, const rotary_positions& positions, Out&& out,
-                    const rotary_options& options = {}) {
+void rotary_forward(std::type_identity_t<view<const element_of_t<Out>, 4>> x, const rotary_positions& positions,
+                    Out&& out, const rotary_options& options = {}) {
   using S = element_of_t<Out>;
   static_assert(element<S>, "heed::rotary_forward: tensors must be float, double, heed::bfloat16 or heed::float16");
   if constexpr (element<S>)

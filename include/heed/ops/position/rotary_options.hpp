@@ -20,11 +20,11 @@ enum class rotary_layout {
   interleaved  ///< 2t and 2t + 1 (GPT-J, the original Llama)
 };
 
-/// Non-owning positions of tokens: 32- or 64-bit integers, or double for fractions of a position. Negative ones, gaps and
-/// repetitions are legal.
+/// Non-owning positions of tokens: 32- or 64-bit integers, or double for fractions of a position. Negative ones, gaps
+/// and repetitions are legal.
 ///
 ///     heed::rotary_positions(list)                         // anything contiguous with data() and size(): [N]
-///     heed::rotary_positions(view)                         // [N], the same in all batch entries, or [B,N]; any strides
+///     heed::rotary_positions(view)                         // [N], the same in all batch entries, or [B,N]
 ///     heed::rotary_positions::counting_from(first)         // first, first + 1, ...
 ///     heed::rotary_positions::everywhere(position)         // the same for all tokens
 class rotary_positions {
@@ -113,7 +113,8 @@ struct rotary_options {
   rotary_layout layout = rotary_layout::half_split;
   /// Multiplies every position: 1 / factor interpolates positions. Finite.
   double position_scale = 1;
-  /// Memory for the call; rotary_scratch_bytes tells how much. Default: allocated and freed by the call.
+  /// Memory for the call; rotary_scratch_bytes tells how much. Default: memory that
+  /// the calling thread keeps (release_scratch).
   scratch_view scratch{};
   /// Who runs the tasks. Default: OpenMP if compiled with it, else the calling thread.
   executor_ref executor{};

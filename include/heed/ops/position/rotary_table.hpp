@@ -15,7 +15,7 @@ namespace detail {
 template <class A>
 HEED_INLINE void sine_cosine(pack<double, A> x, pack<double, A>& sine, pack<double, A>& cosine) noexcept {
   using real = pack<double, A>;
-  // pi/2 in parts of 22 bits and a rest: for up to 31 bits of k, k times a part is exact, and so are the first differences.
+  // pi/2 in parts of 22 bits and a rest: for up to 31 bits of k, k times a part is exact, so are the first differences.
   constexpr double half_pi[] = {0x1.921fbp+0, 0x1.5110bp-22, 0x1.1846980000000p-44, 0x1.3198a2e037073p-69};
   constexpr double limit = 0x1p31;
   // Adding and subtracting this rounds to an integer.
@@ -48,7 +48,7 @@ HEED_INLINE void sine_cosine(pack<double, A> x, pack<double, A>& sine, pack<doub
 }
 
 /// The table rows of a block of tokens: for half_split R/2 cosines, then R/2 sines; for interleaved R cosines, each
-/// twice, then R sines, each twice, the first negated, so that out = x * cosines + (x with neighbors exchanged) * sines.
+/// twice, then R sines, each twice, the first negated: out = x * cosines + (x with neighbors exchanged) * sines.
 /// Each part is padded to whole registers of every instruction set.
 template <class T>
 struct rotary_table {
