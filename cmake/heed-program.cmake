@@ -6,13 +6,10 @@ function(heed_program target)
   heed_program_options(${target})
 endfunction()
 
-# heed_program_options(<target>): heed with every component this machine has, warnings, and -O3 where no build type asks
+# heed_program_options(<target>): heed with its components, warnings, and -O3 where no build type asks
 # for anything else.
 function(heed_program_options target)
-  target_link_libraries(${target} PRIVATE heed::heed)
-  if(TARGET Eigen3::Eigen)
-    target_link_libraries(${target} PRIVATE heed::eigen)
-  endif()
+  target_link_libraries(${target} PRIVATE heed::heed heed::eigen)
   if(TARGET OpenMP::OpenMP_CXX)
     target_link_libraries(${target} PRIVATE heed::openmp)
   endif()

@@ -121,8 +121,8 @@ int main() {
   heed::softmax_forward(tokens({1}), tokens({0, 1000}), tokens({4, 8}), one, {.softcap = std::log(3.0)});
   expect("softcap log 3", one, {(4 + 3 * 8) / 4.0});
 
-  // A generic score mod is called with vectors of queries: no `if` there, but full speed. Here the weight halves with every
-  // step back: 1/4, 1/2, 1.
+  // A generic score mod is called with vectors of queries: no `if` there, but full speed. Here the weight halves with
+  // every step back: 1/4, 1/2, 1.
   const double slope = std::log(2.0);
   heed::softmax_forward(tokens({0}), tokens({0, 0, 0}), tokens({7, 14, 21}), one, {},
                         [slope](auto s, auto at) { return s - slope * heed::to_real(s, at.q - at.kv); });
@@ -186,7 +186,8 @@ int main() {
   expect("rotary: (1, 0) by 0, 1, 2 quarter turns", pair, {1, 0, 0, 1, -1, 0});
 
   // 16-bit tensors: sums are float, the result is rounded once.
-  heed::tensor<heed::bfloat16, 4> short_q({1, 1, 1, 8}), short_k({1, 1, 3, 8}), short_v({1, 1, 3, 1}), short_out({1, 1, 1, 1});
+  heed::tensor<heed::bfloat16, 4> short_q({1, 1, 1, 8}), short_k({1, 1, 3, 8}), short_v({1, 1, 3, 1}),
+      short_out({1, 1, 1, 1});
   short_v(0, 0, 0, 0) = heed::bfloat16(1);
   heed::softmax_forward(short_q, short_k, short_v, short_out);
   expect("bfloat16: a third", short_out, {double(heed::bfloat16(1 / 3.0))});
@@ -208,7 +209,8 @@ int main() {
   std::vector<std::byte> memory(static_cast<std::size_t>(heed::softmax_forward_scratch_bytes<float>(40, 40, options)));
   options.scratch = {memory.data(), static_cast<index_t>(memory.size())};
   heed::softmax_forward(many_q, many_q, many_q, same, options, heed::causal{});
-  const bool equal = std::memcmp(many_out.data(), same.data(), sizeof(float) * static_cast<std::size_t>(same.size())) == 0;
+  const bool equal =
+      std::memcmp(many_out.data(), same.data(), sizeof(float) * static_cast<std::size_t>(same.size())) == 0;
   expect("own scratch and executor: bit-equal", equal ? "yes" : "no", "yes");
 
   if (as_expected == lines)

@@ -1,7 +1,7 @@
 """heed and its peers behind one interface.
 
-A contestant is made for one case and offers run(), which computes once into memory it keeps, and output(), the result as
-a torch tensor [B,H,N,D]. Making one raises Unsupported, or whatever the peer itself raises, where the peer cannot.
+A contestant is made for one case and offers run(), which computes once into memory it keeps, and output(), the result
+as a torch tensor [B,H,N,D]. Making one raises Unsupported, or whatever the peer itself raises, where the peer cannot.
 Conversions to the layout that a peer prefers happen here, before anything is timed.
 """
 

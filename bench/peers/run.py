@@ -5,9 +5,9 @@
     python3 bench/peers/run.py --threads 1 2 --json peers.json --markdown
     python3 bench/peers/run.py --shapes float32/causal bfloat16 --peers flash group
 
-What it needs is in requirements.txt. Every contestant's output is compared with heed's before anything is timed. Samples
-go round-robin over the contestants, and beside each one the FMA rate of the machine is measured again. Measure on a quiet
-machine: the figures of a busy one say nothing.
+What it needs is in requirements.txt. Every contestant's output is compared with heed's before anything is timed.
+Samples go round-robin over the contestants, and beside each one the FMA rate of the machine is measured again. Measure
+on a quiet machine: the figures of a busy one say nothing.
 """
 
 import argparse
@@ -39,11 +39,11 @@ FLAGS = ["-O3", "-march=native", "-fopenmp"]
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="one run, in its own process, for each number")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="one run, a process of its own, for each")
     parser.add_argument("--cores", help="cores to use, such as 0 or 0,1 (default: the first ones allowed)")
     parser.add_argument("--shapes", nargs="+", default=[""], metavar="PART",
-                        help="cases whose name has this part (* and ? allowed), such as float32/causal or 2048/64; see --list")
-    parser.add_argument("--peers", nargs="+", default=[""], metavar="PART", help="contestants whose name contains a part")
+                        help="cases whose name has this part (* and ? allowed), such as float32/causal or 2048/64")
+    parser.add_argument("--peers", nargs="+", default=[""], metavar="PART", help="contestants whose name has this part")
     parser.add_argument("--samples", type=int, default=9, help="of each contestant (default 9)")
     parser.add_argument("--json", metavar="FILE", help="write everything there")
     parser.add_argument("--markdown", action="store_true", help="print the table for the README")
@@ -83,7 +83,8 @@ def build():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     command = [*shlex.split(os.environ.get("CXX", "g++")), "-std=c++20", *FLAGS, "-shared", "-fPIC",
-               *shlex.split(os.environ.get("CXXFLAGS", "")), "-I", str(ROOT / "include"), str(sources[0]), "-o", str(target)]
+               *shlex.split(os.environ.get("CXXFLAGS", "")), "-I", str(ROOT / "include"), str(sources[0]),
+               "-o", str(target)]
     print("building heed_peers.so", file=sys.stderr)
     subprocess.run(command, check=True)
     return target
@@ -229,12 +230,12 @@ def run(options, threads):
 
 
 def run_each(options):
-    """One process for every number of threads, since thread pools cannot be resized reliably. Merges their documents."""
+    """One process for every number of threads, since pools of threads keep their size. Merges the documents."""
     whole, failures = {"contexts": [], "benchmarks": [], "absent": []}, 0
     for threads in options.threads:
         with tempfile.NamedTemporaryFile(suffix=".json") as part:
-            command = [sys.executable, __file__, "--threads", str(threads), "--samples", str(options.samples), "--shapes",
-                       *options.shapes, "--peers", *options.peers, "--json", part.name]
+            command = [sys.executable, __file__, "--threads", str(threads), "--samples", str(options.samples),
+                       "--shapes", *options.shapes, "--peers", *options.peers, "--json", part.name]
             if options.cores:
                 command += ["--cores", options.cores]
             if options.library:

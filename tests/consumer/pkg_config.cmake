@@ -10,6 +10,6 @@ execute_process(COMMAND "${PKG_CONFIG}" --cflags --libs heed OUTPUT_VARIABLE fla
                         COMMAND_ERROR_IS_FATAL ANY)
 separate_arguments(flags UNIX_COMMAND "${flags}")
 file(MAKE_DIRECTORY "${BINARY}")
-execute_process(COMMAND "${COMPILER}" -std=c++20 -O2 "${PROGRAM}" ${flags} -o "${BINARY}/program"
+execute_process(COMMAND "${COMPILER}" -std=c++20 "${PROGRAM}" ${flags} -o "${BINARY}/program"
                         COMMAND_ERROR_IS_FATAL ANY)
 execute_process(COMMAND "${BINARY}/program" COMMAND_ERROR_IS_FATAL ANY)

@@ -71,6 +71,18 @@ TEST_CASE("a call within a call has scratch of its own") {
   CHECK(outer.data()[256 - 64] == std::byte{1});
 }
 
+TEST_CASE("a thread's scratch can be released between calls, not under one") {
+  {
+    const scratch_block block(checker("op"), {}, 256);
+    heed::release_scratch();
+    std::memset(block.data(), 1, 256 - 63);
+  }
+  heed::release_scratch();
+  heed::release_scratch();
+  const scratch_block again(checker("op"), {}, 256);
+  std::memset(again.data(), 1, 256 - 63);
+}
+
 TEST_CASE("scratch is returned when a call fails") {
   const std::byte* const kept = scratch_block(checker("op"), {}, 64).data();
   try {

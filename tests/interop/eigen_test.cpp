@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 using heed::as_eigen;
 using heed::as_heads;
@@ -159,6 +160,17 @@ TEST_CASE("views that no map can describe are refused") {
                     "heed::as_eigen: view: expected rows of stride at least 0, got -4");
   CHECK_THROWS_WITH(as_eigen(view<float, 1>(data + 8, {3}, {-4})),
                     "heed::as_eigen: view: expected a stride of at least 0, got -4");
+}
+
+TEST_CASE("only what is row-major and in memory can be viewed") {
+  STATIC_REQUIRE(heed::eigen_row_major<matrix&>);
+  STATIC_REQUIRE(!heed::eigen_row_major<Eigen::MatrixXf&>);
+  STATIC_REQUIRE(heed::eigen_dense<Eigen::MatrixXf&>);
+  STATIC_REQUIRE(!heed::eigen_dense<decltype(std::declval<matrix&>() * 2.0f)>);
+  STATIC_REQUIRE(heed::eigen_row_major<decltype(std::declval<Eigen::MatrixXf&>().transpose())>);
+  STATIC_REQUIRE(heed::writable<matrix&, 2>);
+  STATIC_REQUIRE(!heed::writable<const matrix&, 2>);
+  STATIC_REQUIRE(!heed::writable<Eigen::MatrixXf&, 2>);
 }
 
 TEST_CASE("positions may be an Eigen vector") {

@@ -20,15 +20,17 @@ namespace {
 template <class Mask>
 std::vector<tile_class> enumerate_tiles(const Mask& mask, index_t n, index_t m, const block_options& o) {
   const int q_offset = static_cast<int>(o.q_offset.or_default(m - n)), kv_offset = static_cast<int>(o.kv_offset);
-  const visible_fn visible = [&](int b, int h, int q, int kv) { return static_cast<bool>(mask(heed::position{b, h, q, kv})); };
+  const visible_fn visible = [&](int b, int h, int q, int kv) {
+    return static_cast<bool>(mask(heed::position{b, h, q, kv}));
+  };
   std::vector<tile_class> classes;
   for (int b = 0; b < o.batch; ++b)
     for (int h = 0; h < o.heads; ++h)
       for (index_t i = 0; i < n; i += o.block_q)
         for (index_t j = 0; j < m; j += o.block_kv)
-          classes.push_back(enumerate(visible, b, h, static_cast<int>(i) + q_offset,
-                                      static_cast<int>(std::min(i + o.block_q, n)) + q_offset, static_cast<int>(j) + kv_offset,
-                                      static_cast<int>(std::min(j + o.block_kv, m)) + kv_offset));
+          classes.push_back(enumerate(
+              visible, b, h, static_cast<int>(i) + q_offset, static_cast<int>(std::min(i + o.block_q, n)) + q_offset,
+              static_cast<int>(j) + kv_offset, static_cast<int>(std::min(j + o.block_kv, m)) + kv_offset));
   return classes;
 }
 
@@ -132,7 +134,8 @@ TEST_CASE("block maps know offsets, batch entries and heads") {
 }
 
 TEST_CASE("block maps of nothing") {
-  const block_map no_queries = block_map::from_classes(heed::causal{}, 0, 9), no_keys = block_map::from_classes(heed::causal{}, 9, 0);
+  const block_map no_queries = block_map::from_classes(heed::causal{}, 0, 9),
+                  no_keys = block_map::from_classes(heed::causal{}, 9, 0);
   CHECK(no_queries.rows() == 0);
   CHECK(no_keys.rows() == 1);
   CHECK(no_keys.row(0, 0, 0).size() == 0);
@@ -152,13 +155,15 @@ TEST_CASE("block_mask is its mask, with tiles looked up") {
   const promises none{.empty = false, .full = false, .hull = false};
   // Rectangles inside the map, across its border and outside of it.
   check_mask(heed::block_mask{mask, 40, 40, {.block_q = 8, .block_kv = 4}}, visible, {-6, 46}, none);
-  check_mask(heed::block_mask{mask, 21, 30, {.block_q = 5, .block_kv = 7, .q_offset = 11, .kv_offset = 6}}, visible, {-6, 46}, none);
+  check_mask(heed::block_mask{mask, 21, 30, {.block_q = 5, .block_kv = 7, .q_offset = 11, .kv_offset = 6}}, visible,
+             {-6, 46}, none);
 
   const auto typed = [&](heed::position at) { return visible(at.b, at.h, at.q, at.kv); };
   const heed::block_mask exact{typed, block_map::from_pairs(typed, 40, 40, {.block_q = 4, .block_kv = 4})};
   check_mask(exact, visible, {-6, 46}, none);
   for (int i = 0; i < 40; i += 4)
-    for (int j = 0; j < 40; j += 4) CHECK(exact.classify(0, 0, i, i + 4, j, j + 4) == enumerate(visible, 0, 0, i, i + 4, j, j + 4));
+    for (int j = 0; j < 40; j += 4)
+      CHECK(exact.classify(0, 0, i, i + 4, j, j + 4) == enumerate(visible, 0, 0, i, i + 4, j, j + 4));
   // Tiles that divide those of the map, and unions of them.
   CHECK(exact.classify(0, 0, 24, 26, 16, 18) == tile_class::full);
   CHECK(exact.classify(0, 0, 24, 40, 16, 24) == tile_class::full);
@@ -176,8 +181,8 @@ TEST_CASE("block_mask is its mask, with tiles looked up") {
 
   // It composes like any other mask.
   check_mask(
-      exact & heed::window{5, 5}, [&](int b, int h, int q, int kv) { return visible(b, h, q, kv) && q - kv <= 5; }, {-6, 46},
-      none);
+      exact & heed::window{5, 5}, [&](int b, int h, int q, int kv) { return visible(b, h, q, kv) && q - kv <= 5; },
+      {-6, 46}, none);
 }
 
 TEST_CASE("block_mask asks the mask where the map has no batch entry or head") {
@@ -192,8 +197,10 @@ TEST_CASE("block_mask asks the mask where the map has no batch entry or head") {
 
 TEST_CASE("block_map refuses what it cannot cut") {
   const heed::causal causal{};
-  CHECK(message_of([&] { block_map::from_classes(causal, -1, 4); }) == "heed::block_map: queries: expected at least 0, got -1");
-  CHECK(message_of([&] { block_map::from_classes(causal, 4, -2); }) == "heed::block_map: keys: expected at least 0, got -2");
+  CHECK(message_of([&] { block_map::from_classes(causal, -1, 4); }) ==
+        "heed::block_map: queries: expected at least 0, got -1");
+  CHECK(message_of([&] { block_map::from_classes(causal, 4, -2); }) ==
+        "heed::block_map: keys: expected at least 0, got -2");
   CHECK(message_of([&] { block_map::from_pairs(causal, 4, 4, {.block_q = 0}); }) ==
         "heed::block_map: block_q: expected at least 1, got 0");
   CHECK(message_of([&] { block_map::from_intervals(causal, 4, 4, {.block_kv = -8}); }) ==

@@ -19,7 +19,9 @@ struct any_mask : heed::mask_base {
   template <class M>
   explicit any_mask(const M& mask)
       : visible([mask](int b, int h, int q, int kv) { return static_cast<bool>(mask(heed::position{b, h, q, kv})); }),
-        tile([mask](int b, int h, int q0, int q1, int k0, int k1) { return heed::detail::classify(mask, b, h, q0, q1, k0, k1); }),
+        tile([mask](int b, int h, int q0, int q1, int k0, int k1) {
+          return heed::detail::classify(mask, b, h, q0, q1, k0, k1);
+        }),
         range([mask](int b, int h, int q0, int q1) { return heed::detail::visible_keys(mask, b, h, q0, q1); }) {}
 
   bool operator()(const heed::position& at) const { return visible(at.b, at.h, at.q, at.kv); }
@@ -47,9 +49,9 @@ TEST_CASE("and, or, not are what they say") {
   check_mask(a & b, [=](int, int, int q, int kv) { return in_a(q, kv) && in_b(q, kv); }, {-10, 30}, none);
   check_mask(a | b, [=](int, int, int q, int kv) { return in_a(q, kv) || in_b(q, kv); }, {-10, 30}, none);
   check_mask(!b, [=](int, int, int q, int kv) { return !in_b(q, kv); }, {-10, 30}, none);
-  check_mask(
-      (a & !heed::mask_mod{odd_keys{}}) | (b & heed::padding{9}),
-      [=](int, int, int q, int kv) { return (in_a(q, kv) && kv % 2 == 0) || (in_b(q, kv) && kv < 9); }, {-10, 30}, none);
+  check_mask((a & !heed::mask_mod{odd_keys{}}) | (b & heed::padding{9}),
+             [=](int, int, int q, int kv) { return (in_a(q, kv) && kv % 2 == 0) || (in_b(q, kv) && kv < 9); },
+             {-10, 30}, none);
 }
 
 TEST_CASE("classes follow the table") {
@@ -60,7 +62,7 @@ TEST_CASE("classes follow the table") {
   } tiles[] = {{20, 30, tile_class::empty}, {5, 15, tile_class::partial}, {-10, 0, tile_class::full}};
   const heed::causal causal{};
   for (const auto& t : tiles) {
-    const tile_class opposite = t.is == tile_class::empty ? tile_class::full
+    const tile_class opposite = t.is == tile_class::empty  ? tile_class::full
                                 : t.is == tile_class::full ? tile_class::empty
                                                            : tile_class::partial;
     CHECK((!causal).classify(0, 0, 0, 10, t.k0, t.k1) == opposite);
@@ -99,17 +101,19 @@ TEST_CASE("key ranges: intersection, hull, unbounded") {
 }
 
 TEST_CASE("random trees of masks keep the contract") {
-  const std::vector<std::int32_t> ids{0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3}, mixed{2, 0, 0, 1, 1, 1, 2, 2, 0, 0};
-  const std::vector<any_mask> leaves{any_mask(heed::causal{}),
-                                     any_mask(heed::window{4, 1}),
-                                     any_mask(heed::dilated{6, 2}),
-                                     any_mask(heed::prefix_lm{5}),
-                                     any_mask(heed::padding{3, 12}),
-                                     any_mask(heed::document{mixed}),
-                                     any_mask(heed::sorted_document{ids}),
-                                     any_mask(heed::global_window{1, 1, mixed}),
-                                     any_mask(heed::neighborhood<2>({{.length = 4, .window = 3}, {.length = 4, .window = 2}})),
-                                     any_mask(heed::mask_mod{odd_keys{}})};
+  const std::vector<std::int32_t> ids{0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3},
+      mixed{2, 0, 0, 1, 1, 1, 2, 2, 0, 0};
+  const std::vector<any_mask> leaves{
+      any_mask(heed::causal{}),
+      any_mask(heed::window{4, 1}),
+      any_mask(heed::dilated{6, 2}),
+      any_mask(heed::prefix_lm{5}),
+      any_mask(heed::padding{3, 12}),
+      any_mask(heed::document{mixed}),
+      any_mask(heed::sorted_document{ids}),
+      any_mask(heed::global_window{1, 1, mixed}),
+      any_mask(heed::neighborhood<2>({{.length = 4, .window = 3}, {.length = 4, .window = 2}})),
+      any_mask(heed::mask_mod{odd_keys{}})};
   std::mt19937 random(11);
   const auto below = [&random](std::size_t n) { return std::uniform_int_distribution<std::size_t>(0, n - 1)(random); };
   for (int tree = 0; tree < 60; ++tree) {

@@ -46,8 +46,8 @@ TEST_CASE("window") {
       CAPTURE(left, right);
       check_mask(
           heed::window{left, right},
-          [=](int, int, int q, int kv) { return (left < 0 || kv >= q - left) && (right < 0 || kv <= q + right); }, {-20, 30},
-          {}, 1, 7);
+          [=](int, int, int q, int kv) { return (left < 0 || kv >= q - left) && (right < 0 || kv <= q + right); },
+          {-20, 30}, {}, 1, 7);
     }
   CHECK(heed::window{-1, -1}(heed::position{0, 0, 5, 900}));
   CHECK(heed::window{-1, -1}.classify(0, 0, -50, 50, -900, 900) == tile_class::full);
@@ -70,7 +70,8 @@ TEST_CASE("dilated") {
       CAPTURE(reach, step);
       check_mask(
           heed::dilated{reach, step},
-          [=](int, int, int q, int kv) { return std::abs(q - kv) <= reach && (q - kv) % step == 0; }, {-20, 30}, {}, 1, 3);
+          [=](int, int, int q, int kv) { return std::abs(q - kv) <= reach && (q - kv) % step == 0; }, {-20, 30}, {}, 1,
+          3);
     }
 }
 
@@ -79,8 +80,8 @@ TEST_CASE("prefix_lm") {
   check_mask(heed::prefix_lm{17}, [](int, int, int q, int kv) { return kv < 17 || kv <= q; }, around);
   const std::vector<std::int32_t> prefixes{4, 30, 0};
   check_mask(
-      heed::prefix_lm{prefixes}, [&](int b, int, int q, int kv) { return kv < get(prefixes, b, 0) || kv <= q; }, around, {},
-      4);
+      heed::prefix_lm{prefixes}, [&](int b, int, int q, int kv) { return kv < get(prefixes, b, 0) || kv <= q; }, around,
+      {}, 4);
 }
 
 TEST_CASE("padding") {
@@ -93,15 +94,20 @@ TEST_CASE("padding") {
 }
 
 TEST_CASE("document") {
-  const std::vector<std::int32_t> ids{3, 3, 3, 1, 1, 1, 1, 7, 7, 7, 7, 7, 7, 3, 3, 3, INT_MIN, INT_MAX, -1, -1, 0, 0, 2, 2};
-  const auto same = [&](int, int, int q, int kv) { return inside(ids, q) && inside(ids, kv) && get(ids, q, 0) == get(ids, kv, 0); };
-  check_mask(heed::document{ids}, same, around, {.empty = false, .full = true, .hull = false});
+  const std::vector<std::int32_t> ids{3, 3, 3, 1, 1,       1,       1,  7,  7, 7, 7, 7,
+                                      7, 3, 3, 3, INT_MIN, INT_MAX, -1, -1, 0, 0, 2, 2};
+  const auto same = [&](int, int, int q, int kv) {
+    return inside(ids, q) && inside(ids, kv) && get(ids, q, 0) == get(ids, kv, 0);
+  };
+  // One row serves all batch entries.
+  check_mask(heed::document{ids}, same, around, {.empty = false, .full = true, .hull = false}, 2);
 
   const std::vector<std::int32_t> others{1, 1, 7, 7, 3, 5, 5, 5};
-  check_mask(
-      heed::document{others, ids},
-      [&](int, int, int q, int kv) { return inside(others, q) && inside(ids, kv) && get(others, q, 0) == get(ids, kv, 0); },
-      around, {.empty = false, .full = true, .hull = false});
+  check_mask(heed::document{others, ids},
+             [&](int, int, int q, int kv) {
+               return inside(others, q) && inside(ids, kv) && get(others, q, 0) == get(ids, kv, 0);
+             },
+             around, {.empty = false, .full = true, .hull = false});
 }
 
 TEST_CASE("document: tables of a batch, of any stride") {
@@ -118,68 +124,71 @@ TEST_CASE("document: tables of a batch, of any stride") {
 }
 
 TEST_CASE("sorted_document") {
-  const std::vector<std::int32_t> ids{-4, 0, 0, 0, 0, 1, 1, 1, 3, 3, 3, 3, 3, 3, 8, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 12, 12, 12};
-  const auto same = [&](int, int, int q, int kv) { return inside(ids, q) && inside(ids, kv) && get(ids, q, 0) == get(ids, kv, 0); };
+  const std::vector<std::int32_t> ids{-4, 0, 0, 0, 0, 1, 1, 1, 3, 3, 3, 3,  3,  3,
+                                      8,  9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 12, 12, 12};
+  const auto same = [&](int, int, int q, int kv) {
+    return inside(ids, q) && inside(ids, kv) && get(ids, q, 0) == get(ids, kv, 0);
+  };
   check_mask(heed::sorted_document{ids}, same, around);
 
   // Ids that only one side has: tiles whose ranges of ids meet and that are empty all the same.
   const std::array<std::int32_t, 12> q_ids{0, 0, 2, 2, 4, 4, 6, 6, 9, 9, 10, 10};
   const std::vector<std::int32_t> q_copy(q_ids.begin(), q_ids.end());
-  check_mask(
-      heed::sorted_document{q_ids, ids},
-      [&](int, int, int q, int kv) { return inside(q_copy, q) && inside(ids, kv) && get(q_copy, q, 0) == get(ids, kv, 0); },
-      around, {.empty = true, .full = true, .hull = false});
+  check_mask(heed::sorted_document{q_ids, ids},
+             [&](int, int, int q, int kv) {
+               return inside(q_copy, q) && inside(ids, kv) && get(q_copy, q, 0) == get(ids, kv, 0);
+             },
+             around, {.empty = true, .full = true, .hull = false});
 }
 
 TEST_CASE("global_window") {
-  const std::vector<std::int32_t> flags{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7};
+  const std::vector<std::int32_t> flags{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1,
+                                        1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7};
   const std::vector<std::int32_t> none(10, 0);
-  check_mask(
-      heed::global_window{2, 1, flags},
-      [&](int, int, int q, int kv) {
-        return (kv >= q - 2 && kv <= q + 1) || get(flags, q, 0) != 0 || get(flags, kv, 0) != 0;
-      },
-      around, {.empty = true, .full = false, .hull = false});
-  check_mask(
-      heed::global_window{3, 0, none, flags},
-      [&](int, int, int q, int kv) { return (kv >= q - 3 && kv <= q) || get(flags, kv, 0) != 0; }, around,
-      {.empty = true, .full = false, .hull = false});
+  check_mask(heed::global_window{2, 1, flags},
+             [&](int, int, int q, int kv) {
+               return (kv >= q - 2 && kv <= q + 1) || get(flags, q, 0) != 0 || get(flags, kv, 0) != 0;
+             },
+             around, {.empty = true, .full = false, .hull = false});
+  check_mask(heed::global_window{3, 0, none, flags},
+             [&](int, int, int q, int kv) { return (kv >= q - 3 && kv <= q) || get(flags, kv, 0) != 0; }, around,
+             {.empty = true, .full = false, .hull = false});
 }
 
 TEST_CASE("image_cross") {
   const std::vector<std::int32_t> start{0, 6, 6, 20, 30}, end{6, 20, 13, 40, 30};
   const auto seen = [&](int image, int q) { return get(start, image, 0) <= q && q < get(end, image, 0); };
-  check_mask(
-      heed::image_cross{start, end, 7}, [&](int, int, int q, int kv) { return kv >= 0 && seen(kv / 7, q); }, around,
-      {.hull = false});
+  check_mask(heed::image_cross{start, end, 7}, [&](int, int, int q, int kv) { return kv >= 0 && seen(kv / 7, q); },
+             around, {.hull = false});
 
   const std::vector<std::int32_t> image{0, 0, 0, 3, 3, 1, 1, 1, -1, 9, 2, 2, 2, 2, 4, 4};
-  check_mask(
-      heed::image_cross{start, end, image}, [&](int, int, int q, int kv) { return seen(get(image, kv, -1), q); }, around,
-      {.hull = false});
+  check_mask(heed::image_cross{start, end, image}, [&](int, int, int q, int kv) { return seen(get(image, kv, -1), q); },
+             around, {.hull = false});
 }
 
 TEST_CASE("shared_prefix_document") {
   const std::vector<std::int32_t> ids{0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3};
-  const auto own = [&](int q, int kv) { return kv <= q && inside(ids, q) && inside(ids, kv) && get(ids, q, 0) == get(ids, kv, 0); };
-  check_mask(
-      heed::shared_prefix_document{5, heed::sorted_document{ids}},
-      [&](int, int, int q, int kv) { return (q >= 5 && kv >= 0 && kv < 5) || own(q, kv); }, around,
-      {.empty = false, .full = false, .hull = false});
+  const auto own = [&](int q, int kv) {
+    return kv <= q && inside(ids, q) && inside(ids, kv) && get(ids, q, 0) == get(ids, kv, 0);
+  };
+  check_mask(heed::shared_prefix_document{5, heed::sorted_document{ids}},
+             [&](int, int, int q, int kv) { return (q >= 5 && kv >= 0 && kv < 5) || own(q, kv); }, around,
+             {.empty = false, .full = false, .hull = false});
 
   std::vector<std::int32_t> begin(22, 0), finish(22, 0);
   for (std::size_t i = 11; i < 22; ++i) begin[i] = 5, finish[i] = i < 19 ? 11 : 9;
-  check_mask(
-      heed::shared_prefix_document{begin, finish, heed::document{ids}},
-      [&](int, int, int q, int kv) { return (kv >= get(begin, q, 0) && kv < get(finish, q, 0)) || own(q, kv); }, around,
-      {.empty = false, .full = false, .hull = false});
+  check_mask(heed::shared_prefix_document{begin, finish, heed::sorted_document{ids}},
+             [&](int, int, int q, int kv) { return (kv >= get(begin, q, 0) && kv < get(finish, q, 0)) || own(q, kv); },
+             around, {.empty = false, .full = false, .hull = false});
 }
 
 TEST_CASE("masks refuse what they cannot mean") {
   using Catch::Matchers::ContainsSubstring;
   const std::vector<std::int32_t> two{1, -2}, three{0, 1, 2};
-  CHECK(message_of([] { heed::window(-2, 0); }) == "heed::window: left: expected at least 0, or -1 for unbounded, got -2");
-  CHECK(message_of([] { heed::window(0, -5); }) == "heed::window: right: expected at least 0, or -1 for unbounded, got -5");
+  CHECK(message_of([] { heed::window(-2, 0); }) ==
+        "heed::window: left: expected at least 0, or -1 for unbounded, got -2");
+  CHECK(message_of([] { heed::window(0, -5); }) ==
+        "heed::window: right: expected at least 0, or -1 for unbounded, got -5");
   CHECK(message_of([] { heed::dilated(-1, 2); }) == "heed::dilated: reach: expected at least 0, got -1");
   CHECK(message_of([] { heed::dilated(4, 0); }) == "heed::dilated: step: expected at least 1, got 0");
   CHECK(message_of([] { heed::prefix_lm(-3); }) == "heed::prefix_lm: prefix: expected at least 0, got -3");

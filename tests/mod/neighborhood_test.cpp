@@ -42,7 +42,8 @@ bool visible_in(const neighborhood_axis (&axes)[Rank], int q, int kv) {
 template <int Rank>
 void check_grid(const neighborhood_axis (&axes)[Rank], extent_of_positions around, unsigned seed = 1) {
   check_mask(
-      heed::neighborhood<Rank>(axes), [&axes](int, int, int q, int kv) { return visible_in(axes, q, kv); }, around, {}, 1, seed);
+      heed::neighborhood<Rank>(axes), [&axes](int, int, int q, int kv) { return visible_in(axes, q, kv); }, around, {},
+      1, seed);
 }
 
 template <class F>
@@ -65,16 +66,21 @@ TEST_CASE("neighborhood of one axis: every window, stride, dilation") {
           for (const bool causal : {false, true}) {
             if (stride > window || window * dilation > length) continue;
             CAPTURE(length, window, stride, dilation, causal);
-            check_grid({{length, window, stride, dilation, causal}}, {-4, length + 4}, static_cast<unsigned>(length + window));
+            check_grid({{length, window, stride, dilation, causal}}, {-4, length + 4},
+                       static_cast<unsigned>(length + window));
           }
 }
 
 TEST_CASE("neighborhood of two and three axes") {
   check_grid({{.length = 7, .window = 3}, {.length = 6, .window = 4}}, {-5, 48});
-  check_grid({{.length = 5, .window = 2, .stride = 2, .causal = true}, {.length = 9, .window = 3, .dilation = 2}}, {-5, 50});
+  check_grid({{.length = 5, .window = 2, .stride = 2, .causal = true}, {.length = 9, .window = 3, .dilation = 2}},
+             {-5, 50});
   check_grid({{.length = 6, .window = 2, .dilation = 3}, {.length = 5, .window = 5}}, {-5, 36});
-  check_grid({{.length = 3, .window = 2}, {.length = 4, .window = 3}, {.length = 5, .window = 2, .stride = 2}}, {-5, 66});
-  check_grid({{.length = 4, .window = 2, .causal = true}, {.length = 4, .window = 2, .dilation = 2}, {.length = 3, .window = 3}},
+  check_grid({{.length = 3, .window = 2}, {.length = 4, .window = 3}, {.length = 5, .window = 2, .stride = 2}},
+             {-5, 66});
+  check_grid({{.length = 4, .window = 2, .causal = true},
+              {.length = 4, .window = 2, .dilation = 2},
+              {.length = 3, .window = 3}},
              {-5, 54}, 5);
 }
 
@@ -116,8 +122,10 @@ TEST_CASE("neighborhood refuses grids it cannot mean") {
         "heed::neighborhood: stride: expected 1..window, got 4");
   CHECK(message_of([] { heed::neighborhood<1>({.length = 5, .window = 3, .dilation = 0}); }) ==
         "heed::neighborhood: dilation: expected at least 1, got 0");
-  CHECK(message_of([] { heed::neighborhood<2>({{.length = 5, .window = 3}, {.length = 5, .window = 3, .dilation = 2}}); }) ==
-        "heed::neighborhood: length: expected at least window * dilation, got 5");
-  CHECK(message_of([] { heed::neighborhood<2>({{.length = 1 << 16, .window = 3}, {.length = 1 << 16, .window = 3}}); }) ==
-        "heed::neighborhood: length: expected a grid of less than 2^31 - 1 tokens, got 4294967296");
+  CHECK(message_of([] {
+          heed::neighborhood<2>({{.length = 5, .window = 3}, {.length = 5, .window = 3, .dilation = 2}});
+        }) == "heed::neighborhood: length: expected at least window * dilation, got 5");
+  CHECK(message_of([] {
+          heed::neighborhood<2>({{.length = 1 << 16, .window = 3}, {.length = 1 << 16, .window = 3}});
+        }) == "heed::neighborhood: length: expected a grid of less than 2^31 - 1 tokens, got 4294967296");
 }

@@ -2,13 +2,13 @@
 #include <heed/mod.hpp>
 #include <heed/simd/math.hpp>
 
-#include "support/catch.hpp"
+#include "mod/rectangles.hpp"
 
+#include <climits>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
-
-using Catch::Approx;
 
 namespace {
 
@@ -43,7 +43,8 @@ void same_score(const Mod& mod) {
   for (int h = 0; h < 4; ++h)
     for (int q = -20; q < 300; q += 13)
       for (int kv = 0; kv < 60; kv += 7) {
-        const heed::pack<T> z(mod(heed::pack<T>::load(score), at_pack<T>{0, h, heed::index_pack<T>::counting_from(q), kv}));
+        const heed::pack<T> z(
+            mod(heed::pack<T>::load(score), at_pack<T>{0, h, heed::index_pack<T>::counting_from(q), kv}));
         z.store(lane);
         for (int i = 0; i < lanes; ++i) {
           const double expected = static_cast<double>(mod(score[i], heed::position{0, h, q + i, kv}));
@@ -55,7 +56,37 @@ void same_score(const Mod& mod) {
       }
 }
 
+/// The mask that docs/mods.md writes: the query's own block of 64, and every other one before it.
+struct checkerboard : heed::mask_base {
+  template <class Index>
+  auto operator()(const heed::basic_position<Index>& at) const {
+    const int block = heed::floor_div(at.kv, 64) * 64;
+    const auto distance = at.q - heed::floor_mod(at.q, 64) - block;
+    return distance >= 0 && heed::floor_mod(distance, 128) == 0;
+  }
+
+  heed::tile_class classify(int b, int h, int q0, int q1, int k0, int k1) const {
+    if (q1 - 1 < heed::floor_div(k0, 64) * 64) return heed::tile_class::empty;
+    const bool one_block = heed::floor_div(q0, 64) == heed::floor_div(q1 - 1, 64) &&
+                           heed::floor_div(k0, 64) == heed::floor_div(k1 - 1, 64);
+    if (!one_block) return heed::tile_class::partial;
+    return (*this)(heed::position{b, h, q0, k0}) ? heed::tile_class::full : heed::tile_class::empty;
+  }
+
+  heed::key_range keys(int, int, int, int q1) const { return {INT_MIN, (heed::floor_div(q1 - 1, 64) + 1) * 64}; }
+};
+
 }  // namespace
+
+TEST_CASE("a mask type of one's own") {
+  const auto visible = [](int, int, int q, int kv) {
+    const auto block = [](int x) { return static_cast<int>(std::floor(x / 64.0)); };
+    return block(kv) <= block(q) && (block(q) - block(kv)) % 2 == 0;
+  };
+  heed_test::check_mask(checkerboard{}, visible, {-70, 200}, {.empty = false, .full = false, .hull = false});
+  same_mask<float>(checkerboard{});
+  same_mask<double>(heed::causal{} & checkerboard{});
+}
 
 TEMPLATE_TEST_CASE("masks on packs", "", float, double) {
   using T = TestType;
@@ -75,8 +106,9 @@ TEMPLATE_TEST_CASE("masks on packs", "", float, double) {
   same_mask<T>(heed::shared_prefix_document{ids, ids, heed::sorted_document{ids}});
   same_mask<T>(heed::neighborhood<1>({.length = 40, .window = 5, .stride = 2, .dilation = 3}));
   same_mask<T>(heed::neighborhood<2>({{.length = 6, .window = 3}, {.length = 7, .window = 2, .causal = true}}));
-  same_mask<T>(heed::neighborhood<3>(
-      {{.length = 3, .window = 2, .causal = true}, {.length = 4, .window = 2, .dilation = 2}, {.length = 3, .window = 2}}));
+  same_mask<T>(heed::neighborhood<3>({{.length = 3, .window = 2, .causal = true},
+                                      {.length = 4, .window = 2, .dilation = 2},
+                                      {.length = 3, .window = 2}}));
   same_mask<T>((heed::causal{} & !heed::window{2, 2}) | (heed::padding{4} & heed::document{ids}));
   same_mask<T>(heed::padding{4} & heed::padding{2, 9});
   same_mask<T>(heed::mask_mod{[](auto at) { return at.kv % 3 == 0 || at.q - at.kv == 4; }} & heed::causal{});
@@ -110,7 +142,9 @@ TEMPLATE_TEST_CASE("generic lambdas, with heed's functions in every spelling", "
   same_score<T>([](auto s, auto at) { return heed::select(at.q >= at.kv, s, heed::min(s, 0.5) * 2); });
   same_score<T>([](auto s, auto at) { return heed::select(at.kv < 30, s, -s); });
   same_score<T>([](auto s, auto) { return heed::max(0, s) + heed::abs(s) * heed::sigmoid(s) - heed::tanh(s); });
-  same_score<T>([](auto s, auto) { return heed::log(heed::exp(s) + 1) + heed::log1p(s * s) + heed::exp2(s) + heed::sqrt(s * s); });
+  same_score<T>([](auto s, auto) {
+    return heed::log(heed::exp(s) + 1) + heed::log1p(s * s) + heed::exp2(s) + heed::sqrt(s * s);
+  });
   same_score<T>([&](auto s, auto at) { return s + heed::lookup(table, at.q - at.kv, 0); });
   same_score<T>([](auto s, auto at) { return s + heed::to_real(s, at.q) / 64; });
   same_score<T>([](auto s, auto at) {

@@ -17,9 +17,9 @@ using visible_fn = std::function<bool(int b, int h, int q, int kv)>;
 
 /// What classify() and keys() promise beyond their contract.
 struct promises {
-  bool empty = true;   ///< `empty` whenever that is true
-  bool full = true;    ///< `full` likewise
-  bool hull = true;    ///< keys() is the smallest range
+  bool empty = true;  ///< `empty` whenever that is true
+  bool full = true;   ///< `full` likewise
+  bool hull = true;   ///< keys() is the smallest range
 };
 
 struct extent_of_positions {
@@ -48,8 +48,8 @@ inline key_range enumerate_keys(const visible_fn& visible, int b, int h, int q0,
 /// `visible` is the definition, written without the mask. Positions run through [low, high) on both sides, which should
 /// reach beyond whatever tables and grids the mask has.
 template <class Mask>
-void check_mask(const Mask& mask, const visible_fn& visible, extent_of_positions all, promises exact = {}, int batch = 1,
-                unsigned seed = 1) {
+void check_mask(const Mask& mask, const visible_fn& visible, extent_of_positions all, promises exact = {},
+                int batch = 1, unsigned seed = 1) {
   std::mt19937 random(seed);
   const auto draw = [&random](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
 
@@ -66,7 +66,8 @@ void check_mask(const Mask& mask, const visible_fn& visible, extent_of_positions
     const int b = draw(0, batch - 1), longest = round % 3 == 0 ? 2 : round % 3 == 1 ? 7 : 24;
     const int q0 = draw(all.low, all.high - 1), q1 = std::min(q0 + draw(1, longest), all.high);
     const int k0 = draw(all.low, all.high - 1), k1 = std::min(k0 + draw(1, longest), all.high);
-    const tile_class truth = enumerate(visible, b, 0, q0, q1, k0, k1), said = heed::detail::classify(mask, b, 0, q0, q1, k0, k1);
+    const tile_class truth = enumerate(visible, b, 0, q0, q1, k0, k1),
+                     said = heed::detail::classify(mask, b, 0, q0, q1, k0, k1);
     ++seen[static_cast<int>(truth)];
     CAPTURE(b, q0, q1, k0, k1, static_cast<int>(truth), static_cast<int>(said));
     if (said != tile_class::partial && said != truth) FAIL("classify() is wrong");
@@ -75,7 +76,8 @@ void check_mask(const Mask& mask, const visible_fn& visible, extent_of_positions
 
     // Wider than the positions of the queries, so that their windows end inside.
     const extent_of_positions wide{all.low - 16, all.high + 16};
-    const key_range keys = heed::detail::visible_keys(mask, b, 0, q0, q1), hull = enumerate_keys(visible, b, 0, q0, q1, wide);
+    const key_range keys = heed::detail::visible_keys(mask, b, 0, q0, q1),
+                    hull = enumerate_keys(visible, b, 0, q0, q1, wide);
     CAPTURE(keys.begin, keys.end, hull.begin, hull.end);
     if (hull.begin < hull.end && (keys.begin > hull.begin || keys.end < hull.end)) FAIL("keys() hides a visible key");
     if (exact.hull && hull.begin < hull.end &&

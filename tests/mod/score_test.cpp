@@ -22,7 +22,8 @@ namespace {
 
 constexpr heed::position at(int h, int q, int kv) { return {0, h, q, kv}; }
 
-/// The rule as the authors publish it: a power of two by the formula, otherwise every other slope of twice as many heads.
+/// The rule as the authors publish it: a power of two by the formula, otherwise every other slope of twice as many
+/// heads.
 std::vector<double> published_slopes(int heads) {
   int n = 1;
   while (2 * n <= heads) n *= 2;
@@ -187,8 +188,7 @@ TEST_CASE("T5 tables expand and fold") {
   const heed::relative_bias bias{expanded};
   for (int h = 0; h < 3; ++h)
     for (int q = 0; q < 60; q += 3)
-      for (int kv = 0; kv < 60; ++kv)
-        CHECK(bias(0.0, at(h, q, kv)) == 10 * h + exact_bucket(kv - q, 8, 20, true));
+      for (int kv = 0; kv < 60; ++kv) CHECK(bias(0.0, at(h, q, kv)) == 10 * h + exact_bucket(kv - q, 8, 20, true));
 
   heed::tensor<double, 2> ones = expanded;
   ones.fill(1);
@@ -207,10 +207,12 @@ TEST_CASE("score mods refuse what they cannot mean") {
   heed::tensor<float, 2> table({2, 7}), grad({2, 7});
   CHECK(message_of([] { heed::softcap(0); }) == "heed::softcap: cap: expected positive and finite, got 0");
   CHECK(message_of([&] { heed::softcap{infinity}; }) == "heed::softcap: cap: expected positive and finite, got inf");
-  CHECK(message_of([&] { heed::softcap(std::nan("")); }) == "heed::softcap: cap: expected positive and finite, got nan");
+  CHECK(message_of([&] { heed::softcap(std::nan("")); }) ==
+        "heed::softcap: cap: expected positive and finite, got nan");
   CHECK(message_of([] { heed::log_activation([](auto s) { return s; }, -1); }) ==
         "heed::log_activation: c: expected positive and finite, got -1");
-  CHECK(message_of([&] { heed::relative_bias{even}; }) == "heed::relative_bias: table: expected 2 R + 1 distances, got 2");
+  CHECK(message_of([&] { heed::relative_bias{even}; }) ==
+        "heed::relative_bias: table: expected 2 R + 1 distances, got 2");
   CHECK(message_of([] { heed::t5_buckets(3); }) == "heed::t5_buckets: buckets: expected at least 2 a side, got 3");
   CHECK(message_of([] { heed::t5_buckets(7); }) == "heed::t5_buckets: buckets: expected an even number, got 7");
   CHECK(message_of([] { heed::t5_buckets(32, 8); }) ==

@@ -48,10 +48,11 @@ inline void fold_axes(footprint& bytes) noexcept {
   }
 }
 
-/// Of a tensor that is not empty.
+/// run = 0 for an empty tensor.
 template <class T, int Rank>
-footprint footprint_of(const view<T, Rank>& t) noexcept {
+HEED_NOINLINE footprint footprint_of(const view<T, Rank>& t) noexcept {
   footprint bytes;
+  if (is_empty(t)) return bytes;
   bytes.low = reinterpret_cast<std::uintptr_t>(t.data());
   bytes.run = sizeof(T);
   for (int axis = 0; axis < Rank; ++axis) {
@@ -117,13 +118,16 @@ class overlap_search {
 };
 
 /// True only if no byte belongs to both.
-template <class T, int R1, class U, int R2>
-bool disjoint(const view<T, R1>& a, const view<U, R2>& b) noexcept {
-  if (is_empty(a) || is_empty(b)) return true;
-  const footprint x = footprint_of(a), y = footprint_of(b);
+HEED_NOINLINE inline bool disjoint(const footprint& x, const footprint& y) noexcept {
+  if (x.run == 0 || y.run == 0) return true;
   const auto delta = static_cast<index_t>(y.low - x.low);
   if (delta >= x.span() || -delta >= y.span()) return true;
   return !overlap_search(x, y).meets(delta);
+}
+
+template <class T, int R1, class U, int R2>
+bool disjoint(const view<T, R1>& a, const view<U, R2>& b) noexcept {
+  return disjoint(footprint_of(a), footprint_of(b));
 }
 
 /// True if no two indices name the same element. An exotic layout (a stride smaller than the reach of the strides below

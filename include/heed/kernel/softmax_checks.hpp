@@ -12,6 +12,19 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
+/// An output [B,H,N] of any strides, if there is one.
+template <class T, class S>
+void check_lse(const checker& check, const view<T, 3>& lse, const char* name, const view<const S, 4>& rows,
+               const char* meaning) {
+  if (!lse) return;
+  for (int axis = 0; axis < 3; ++axis) {
+    check.extent(lse, name, axis, rows.extent(axis), meaning);
+    check.require(lse.stride(axis) != 0 || lse.extent(axis) <= 1 || is_empty(lse), name, "no broadcast axis in an output",
+                  "stride 0");
+  }
+  check.require(distinct_elements(lse), name, "an output whose elements are distinct", "strides that make them overlap");
+}
+
 template <class S>
 void check_queries(const checker& check, const view<const S, 4>& q, const view<S, 4>& out,
                    const view<accumulator_t<S>, 3>& lse, const view<const accumulator_t<S>, 1>& sink,
@@ -25,13 +38,7 @@ void check_queries(const checker& check, const view<const S, 4>& q, const view<S
   check.extent(out, "out", 2, q.extent(2), "N, as q");
   check.require(std::isfinite(scale.or_default(1)), "options.scale", "a finite number", scale.or_default(1));
   check.require(std::isfinite(softcap) && softcap >= 0, "options.softcap", "a finite number, at least 0", softcap);
-  if (lse) {
-    for (int axis = 0; axis < 3; ++axis) {
-      check.extent(lse, "options.lse", axis, q.extent(axis), "as q");
-      check.require(lse.stride(axis) != 0 || lse.extent(axis) <= 1 || is_empty(lse), "options.lse",
-                    "no broadcast axis in an output", "stride 0");
-    }
-  }
+  check_lse(check, lse, "options.lse", q, "as q");
   if (sink) {
     check.extent(sink, "options.sink", 0, q.extent(1), "H, as q");
     for (index_t h = 0; h < sink.extent(0); ++h)
@@ -62,8 +69,8 @@ inline void check_positions(const checker& check, index_t queries, index_t keys,
   check.require(queries <= limit, "q.extent(2) (N)", "at most 2^30 - 1", queries);
   check.require(keys <= limit, "k.extent(2) (M)", "at most 2^30 - 1", keys);
   const index_t first = q_offset.or_default(keys - queries);
-  check.require(first >= -limit && first + queries <= limit, "options.q_offset", "positions within +-2^30", first);
-  check.require(kv_offset >= -limit && kv_offset + keys <= limit, "options.kv_offset", "positions within +-2^30", kv_offset);
+  check.require(first >= -limit && first <= limit - queries, "options.q_offset", "positions within +-2^30", first);
+  check.require(kv_offset >= -limit && kv_offset <= limit - keys, "options.kv_offset", "positions within +-2^30", kv_offset);
 }
 
 inline void check_window(const checker& check, index_t left, index_t right) {

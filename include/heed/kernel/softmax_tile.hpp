@@ -72,7 +72,8 @@ class softmax_tile {
   void absorb_full(const Source& source, index_t first, int count, tile_place place, const T* bias, T log_weight2,
                    const Mask& mask, const score_chain<Mods...>& chain) noexcept(sizeof...(Mods) == 0) {
     if constexpr (shape::fuse_exp) {
-      if (settled_ && chain.plain() && bias == nullptr && weigh_in_registers(source, first, count, log_weight2)) {
+      if (settled_ && groups_ == shape::vectors && chain.plain() && bias == nullptr &&
+          weigh_in_registers(source, first, count, log_weight2)) {
         add_values(source, first, {0, count, 0, groups_}, false);
         return;
       }
@@ -209,31 +210,28 @@ class softmax_tile {
       if (high - low >= shape::vectors) {
         f(std::integral_constant<int, shape::vectors>{}, low);
         low += shape::vectors;
-      } else if (high - low >= 2) {
-        f(std::integral_constant<int, 2>{}, low);
-        low += 2;
-      } else {
-        f(std::integral_constant<int, 1>{}, low);
-        low += 1;
+        continue;
       }
+      if constexpr (shape::vectors > 3) {
+        if (high - low >= 2) {
+          f(std::integral_constant<int, 2>{}, low);
+          low += 2;
+          continue;
+        }
+      }
+      f(std::integral_constant<int, 1>{}, low);
+      low += 1;
     }
   }
 
-  /// Splits `rows` into register blocks and calls f(integral_constant<rows>, first row).
+  /// Splits `rows` into register blocks and calls f(integral_constant<rows>, first row). Few sizes: each is compiled.
   template <int Vectors, class F>
   HEED_INLINE static void for_rows(index_t rows, F f) {
-    constexpr int most = shape::rows(Vectors);
+    constexpr int most = shape::rows(Vectors), some = Vectors == 1 ? 4 : 2;
     index_t r = 0;
     for (; r + most <= rows; r += most) f(std::integral_constant<int, most>{}, r);
-    if constexpr (most > 8)
-      for (; r + 8 <= rows; r += 8) f(std::integral_constant<int, 8>{}, r);
-    if constexpr (most > 4)
-      for (; r + 4 <= rows; r += 4) f(std::integral_constant<int, 4>{}, r);
-    if (r + 2 <= rows) {
-      f(std::integral_constant<int, 2>{}, r);
-      r += 2;
-    }
-    if (r < rows) f(std::integral_constant<int, 1>{}, r);
+    for (; r + some <= rows; r += some) f(std::integral_constant<int, some>{}, r);
+    for (; r < rows; ++r) f(std::integral_constant<int, 1>{}, r);
   }
 
   /// scores[j][lane] = k_j . q_lane for one part.
@@ -261,6 +259,8 @@ class softmax_tile {
   /// the reference as it stands. False if some sum shows that it no longer bounds the logits; the state is then unchanged.
   template <class Source>
   bool weigh_in_registers(const Source& source, index_t first, int count, T log_weight2) noexcept {
+    using stored = typename Source::storage_type;
+    const bool far = source.count * (features_ + value_features_) * index_t(sizeof(stored)) > near_bytes;
     alignas(64) T start[pitch];
     alignas(64) T added[pitch];
     for (int g = 0; g < groups_; ++g) {
@@ -270,10 +270,7 @@ class softmax_tile {
     for_runs([&](index_t row, index_t most) { return source.keys(first + row, most); }, count, features_, key_copy_,
              [&](const T* keys, index_t stride, int rows, int row) {
                const auto values = source.values(first + row, rows);
-               for_blocks(0, groups_, [&](auto vectors, int v) {
-                 weight_panel<decltype(vectors)::value>(keys, stride, rows, queries_ + v * width, start + v * width,
-                                                        added + v * width, scores_ + row * pitch + v * width, values);
-               });
+               weight_panel(keys, stride, rows, start, added, scores_ + row * pitch, values, far);
              });
     // A sum within the bound proves every weight within it. NaN fails the comparison and takes the long way.
     const P bound(T(2896));
@@ -285,31 +282,37 @@ class softmax_tile {
     return true;
   }
 
-  /// `values`: the rows that are multiplied next. They are called into the second-level cache meanwhile; read first in
-  /// short pieces of far rows, they would come late.
-  template <int Vectors, class S>
-  HEED_NOINLINE void weight_panel(const T* keys, index_t stride, int count, const T* queries, const T* start, T* added,
-                                  T* weights, const row_run<S>& values) const noexcept {
-    P total[Vectors];
-    for (int v = 0; v < Vectors; ++v) total[v] = P(T(0));
-    for_rows<Vectors>(count, [&](auto rows, index_t r) {
-      for (index_t i = r; i < std::min<index_t>(r + decltype(rows)::value, values.count); ++i)
-        prefetch_row(values.data + i * values.stride, value_features_);
-      for (index_t i = r + keys_ahead; i < std::min<index_t>(r + decltype(rows)::value + keys_ahead, count); ++i)
-        prefetch_row(keys + i * stride, features_);
-      outer_product<decltype(rows)::value, Vectors, pitch, T, A>(
-          keys + r * stride, stride, unit_step{}, queries, features_,
+  /// `values`: the rows that are multiplied next. If the source is `far`, that is larger than the second-level cache can hold
+  /// beside the tile, they are called there meanwhile; first read in short pieces of distant rows, they would come late.
+  template <class S>
+  HEED_NOINLINE void weight_panel(const T* keys, index_t stride, int count, const T* start, T* added, T* weights,
+                                  const row_run<S>& values, bool far) const noexcept {
+    constexpr int vectors = shape::vectors;
+    P total[vectors];
+    for (int v = 0; v < vectors; ++v) total[v] = P(T(0));
+    for_rows<vectors>(count, [&](auto rows, index_t r) {
+      if (far) {
+        for (index_t i = r; i < std::min<index_t>(r + decltype(rows)::value, values.count); ++i)
+          prefetch_row(values.data + i * values.stride, value_features_);
+        for (index_t i = r + keys_ahead; i < std::min<index_t>(r + decltype(rows)::value + keys_ahead, count); ++i)
+          prefetch_row(keys + i * stride, features_);
+      }
+      outer_product<decltype(rows)::value, vectors, pitch, T, A>(
+          keys + r * stride, stride, unit_step{}, queries_, features_,
           [&](int, int v) { return P::load_aligned(start + v * width); },
           [&](int i, int v, P z) {
+            // A logit far above the reference must show in the sum.
+            if constexpr (!exp2_saturates<T, A>) z = min(z, P(T(std::numeric_limits<T>::max_exponent - 2)));
             const P p = exp2_bounded<precision::weight>(z);
             total[v] += p;
             p.store_aligned(weights + (r + i) * pitch + v * width);
           });
     });
-    for (int v = 0; v < Vectors; ++v) (P::load_aligned(added + v * width) + total[v]).store_aligned(added + v * width);
+    for (int v = 0; v < vectors; ++v) (P::load_aligned(added + v * width) + total[v]).store_aligned(added + v * width);
   }
 
   static constexpr index_t keys_ahead = 16;
+  static constexpr index_t near_bytes = 512 * 1024;
 
   template <class S>
   HEED_INLINE static void prefetch_row(const S* row, index_t features) noexcept {

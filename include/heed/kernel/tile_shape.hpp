@@ -15,8 +15,8 @@ struct tile_shape {
   /// Vectors of one register block, and rows (keys, or value features) beside that many vectors.
   static constexpr int vectors = many_registers ? 4 : 3;
   static constexpr int rows(int of_vectors) {
-    return many_registers ? (of_vectors == 4 ? 6 : of_vectors == 2 ? 8 : 12)
-                          : (of_vectors == 3 ? 4 : of_vectors == 2 ? 4 : 8);
+    return many_registers ? (of_vectors == 4 ? 6 : of_vectors == 2 ? 8 : 16)
+                          : (of_vectors == 3 ? 4 : 8);
   }
 
   static constexpr int groups = many_registers ? 4 : 6;

@@ -28,19 +28,20 @@ struct block_row {
   const block_entry& operator[](index_t i) const noexcept { return first[i]; }
 };
 
-/// How a block_map cuts N queries and M keys. Tile t of the queries is [t * block_q, (t + 1) * block_q), the last one may be
-/// short; keys likewise.
+/// How a block_map cuts N queries and M keys. Tile t of the queries is [t * block_q, (t + 1) * block_q), the last one
+/// may be short; keys likewise.
 struct block_options {
   int block_q = 64;
   int block_kv = 64;
-  index_t batch = 1;          ///< 1: the mask does not depend on the batch entry
-  index_t heads = 1;          ///< 1: nor on the head
+  index_t batch = 1;               ///< 1: the mask does not depend on the batch entry
+  index_t heads = 1;               ///< 1: nor on the head
   setting<index_t> q_offset = {};  ///< as in the operators: default M - N
   index_t kv_offset = 0;
 };
 
-/// The tiles of a mask that are not empty, by rows: for each batch entry (or one for all), head (or one for all) and tile of
-/// queries the tiles of keys, each with a flag that says whether it is full. Ragged tiles are judged on the pairs they have.
+/// The tiles of a mask that are not empty, by rows: for each batch entry (or one for all), head (or one for all) and
+/// tile of queries the tiles of keys, each with a flag that says whether it is full. Ragged tiles are judged on the
+/// pairs they have.
 /// Cost: 8 bytes a tile that is not empty, and 8 a row. Building allocates, nothing else does.
 /// The builders throw heed::invalid_argument: N or M < 0, a block, batch or heads < 1, positions that leave int.
 class block_map {
@@ -61,9 +62,8 @@ class block_map {
   static block_map from_intervals(const M& mask, index_t queries, index_t keys, const block_options& options = {}) {
     return build(queries, keys, options, [&mask](int b, int h, rectangle r, const auto& add) {
       const key_range first = mask.keys(b, h, r.q0, r.q0 + 1), last = mask.keys(b, h, r.q1 - 1, r.q1);
-      add({first.begin, last.end}, [&](int k0, int k1) {
-        return detail::class_of(false, last.begin <= k0 && k1 <= first.end);
-      });
+      add({first.begin, last.end},
+          [&](int k0, int k1) { return detail::class_of(false, last.begin <= k0 && k1 <= first.end); });
     });
   }
 
@@ -100,7 +100,8 @@ class block_map {
     other.entries_ = tensor<block_entry, 1>({entries()});
     index_t* const starts = other.starts_.data();
     for (index_t map = 0; map < maps; ++map) {
-      // Count into the slot after, sum up, then let each start walk forward while its row fills: it ends where the next begins.
+      // Count into the slot after, sum up, then let each start walk forward while its row fills: it ends where the next
+      // begins.
       index_t* const column = starts + map * m;
       for (index_t i = map * n; i < (map + 1) * n; ++i)
         for (const block_entry& e : stored_row(i)) ++column[e.column + 1];
@@ -153,10 +154,10 @@ class block_map {
       for (index_t h = 0; h < map.heads_; ++h)
         for (index_t i = 0; i < map.rows(); ++i) {
           const index_t end = min((i + 1) * map.block_q_, queries);
-          const rectangle r = {static_cast<int>(i * map.block_q_ + map.q_offset_), static_cast<int>(end + map.q_offset_)};
-          each_row(static_cast<int>(b), static_cast<int>(h), r, [&](key_range hull, const auto& classify) {
-            count = map.add_tiles(count, hull, classify);
-          });
+          const rectangle r = {static_cast<int>(i * map.block_q_ + map.q_offset_),
+                               static_cast<int>(end + map.q_offset_)};
+          each_row(static_cast<int>(b), static_cast<int>(h), r,
+                   [&](key_range hull, const auto& classify) { count = map.add_tiles(count, hull, classify); });
           map.starts_(++row) = count;
         }
     map.resize(count, count);
@@ -179,8 +180,10 @@ class block_map {
     check.require(block_kv_ >= 1, "block_kv", "at least 1", block_kv_);
     check.require(batch_ >= 1, "batch", "at least 1", batch_);
     check.require(heads_ >= 1, "heads", "at least 1", heads_);
-    check.require(q_offset_ >= INT_MIN && q_offset_ <= INT_MAX - queries, "q_offset", "positions that fit int", q_offset_);
-    check.require(kv_offset_ >= INT_MIN && kv_offset_ <= INT_MAX - keys, "kv_offset", "positions that fit int", kv_offset_);
+    check.require(q_offset_ >= INT_MIN && q_offset_ <= INT_MAX - queries, "q_offset", "positions that fit int",
+                  q_offset_);
+    check.require(kv_offset_ >= INT_MIN && kv_offset_ <= INT_MAX - keys, "kv_offset", "positions that fit int",
+                  kv_offset_);
   }
 
   template <class Classify>
@@ -213,9 +216,10 @@ class block_map {
 ///     heed::block_mask plan(heed::causal{} & heed::document{ids}, N, M);      // once
 ///     heed::softmax_forward(q, k, v, out, {}, plan);                          // every layer, every step
 ///
-/// classify() covers a rectangle with tiles of the map: exact for tiles of the map and what divides them, as far as the map
-/// is. keys() is the hull of the tiles of the rows. Beyond the positions that the map was built for, the mask itself answers,
-/// so a plan for fewer keys than there are loses time and nothing else. (There are no keys below min(0, kv_offset).)
+/// classify() covers a rectangle with tiles of the map: exact for tiles of the map and what divides them, as far as the
+/// map is. keys() is the hull of the tiles of the rows. Beyond the positions that the map was built for, the mask
+/// itself answers, so a plan for fewer keys than there are loses time and nothing else. (There are no keys below min(0,
+/// kv_offset).)
 /// Copies copy the map.
 template <mask_callable Mask>
 class block_mask : public mask_base {
@@ -236,7 +240,8 @@ class block_mask : public mask_base {
   tile_class classify(int b, int h, int q0, int q1, int k0, int k1) const {
     const bool has_keys = k0 >= map_.kv_offset() && k1 <= map_.kv_offset() + map_.keys();
     if (!has_keys || !has_rows(b, h, q0, q1)) return detail::classify(mask_, b, h, q0, q1, k0, k1);
-    const index_t first = (k0 - map_.kv_offset()) / map_.block_kv(), last = (k1 - 1 - map_.kv_offset()) / map_.block_kv();
+    const index_t first = (k0 - map_.kv_offset()) / map_.block_kv(),
+                  last = (k1 - 1 - map_.kv_offset()) / map_.block_kv();
     bool some = false, all = true;
     for (index_t i = tile(q0); i <= tile(q1 - 1); ++i) {
       const block_row row = map_.row(b, h, i);

@@ -22,8 +22,8 @@ inline constexpr bool has_interval_keys = [] {
 
 }  // namespace detail
 
-/// A mask whose keys() is exact for one query: it sees all of [begin, end) and nothing else, and neither bound decreases
-/// from one query to the next. Such masks declare `static constexpr bool interval_keys = true`.
+/// A mask whose keys() is exact for one query: it sees all of [begin, end) and nothing else, and neither bound
+/// decreases from one query to the next. Such masks declare `static constexpr bool interval_keys = true`.
 template <class M>
 concept interval_mask = bounded_mask<M> && detail::has_interval_keys<M>;
 
@@ -55,7 +55,8 @@ struct and_mask : mask_base {
   and_mask(A first, B second) : a(std::move(first)), b(std::move(second)) {}
 
   template <class Index>
-    requires(std::invocable<const A&, const basic_position<Index>&> && std::invocable<const B&, const basic_position<Index>&>)
+    requires(std::invocable<const A&, const basic_position<Index>&> &&
+             std::invocable<const B&, const basic_position<Index>&>)
   HEED_INLINE auto operator()(const basic_position<Index>& at) const {
     return detail::both(a(at), b(at));
   }
@@ -81,7 +82,8 @@ struct or_mask : mask_base {
   or_mask(A first, B second) : a(std::move(first)), b(std::move(second)) {}
 
   template <class Index>
-    requires(std::invocable<const A&, const basic_position<Index>&> && std::invocable<const B&, const basic_position<Index>&>)
+    requires(std::invocable<const A&, const basic_position<Index>&> &&
+             std::invocable<const B&, const basic_position<Index>&>)
   HEED_INLINE auto operator()(const basic_position<Index>& at) const {
     return detail::either(a(at), b(at));
   }

@@ -23,7 +23,9 @@ struct table_part {
   bool cut;
 
   table_part(const view<const std::int32_t, 1>& table, int first, int last) noexcept
-      : begin(max(first, 0)), end(to_position(min(index_t(last), table.extent(0)))), cut(begin != first || end != last) {}
+      : begin(max(first, 0)),
+        end(to_position(min(index_t(last), table.extent(0)))),
+        cut(begin != first || end != last) {}
 
   bool is_empty() const noexcept { return begin >= end; }
 };
@@ -43,8 +45,8 @@ inline int first_from(const view<const std::int32_t, 1>& ids, int begin, int end
 }  // namespace detail
 
 /// Documents in any order.   visible = id[q] == id[kv]
-/// classify() compares the ranges of the ids on both sides, reading each id of the tile's edges once; full is exact, empty
-/// is not. Where ids ascend, sorted_document answers sooner and better.
+/// classify() compares the ranges of the ids on both sides, reading each id of the tile's edges once; full is exact,
+/// empty is not. Where ids ascend, sorted_document answers sooner and better.
 class document : public mask_base {
  public:
   explicit document(position_table ids) noexcept : document(ids, ids) {}
@@ -151,9 +153,9 @@ class sorted_document : public mask_base {
 };
 
 /// Documents that continue a common prefix, causal inside.   visible = kv in prefix(q), or id[q] == id[kv] and kv <= q
-/// prefix: keys [0, prefix) are seen by all queries at positions >= prefix; one number, or a table [B]. Or begin, end: tables
-/// by query position, [T] or [B,T], with the prefix of each query (equal entries: none). own: document or sorted_document;
-/// the prefix itself needs an id of its own there.
+/// prefix: keys [0, prefix) are seen by all queries at positions >= prefix; one number, or a table [B]. Or begin, end:
+/// tables by query position, [T] or [B,T], with the prefix of each query (equal entries: none). own: document or
+/// sorted_document; the prefix itself needs an id of its own there.
 /// classify() is not exact: it adds what it knows of the prefix, of the documents and of the causal order.
 /// Throws heed::invalid_argument: a negative prefix; begin and end of different extents.
 template <class Document>

@@ -1,6 +1,6 @@
-/// Masks that are given by a few numbers: causal, window, dilated, prefix_lm, padding; and two that read tables of tokens:
-/// global_window, image_cross. classify() of all of them is exact (empty and full are told whenever they are true), except
-/// where it says otherwise.
+/// Masks that are given by a few numbers: causal, window, dilated, prefix_lm, padding; and two that read tables of
+/// tokens: global_window, image_cross. classify() of all of them is exact (empty and full are told whenever they are
+/// true), except where it says otherwise.
 #pragma once
 
 #include <heed/config.hpp>
@@ -102,8 +102,8 @@ class dilated : public mask_base {
 };
 
 /// A prefix that everyone sees, causal after it.   visible = kv < prefix or kv <= q
-/// prefix: one number, or a table [B] of std::int32_t with one for each batch entry (a container or view that outlives the
-/// mask; an entry that it does not have counts as 0).
+/// prefix: one number, or a table [B] of std::int32_t with one for each batch entry (a container or view that outlives
+/// the mask; an entry that it does not have counts as 0).
 /// Throws heed::invalid_argument: a negative prefix.
 class prefix_lm : public mask_base {
  public:
@@ -130,7 +130,7 @@ class prefix_lm : public mask_base {
 };
 
 /// The keys that exist, where entries of a batch are shorter than the tensor.   visible = begin <= kv < end
-/// end, begin: one number, or a table [B] of std::int32_t as in prefix_lm; begin (padding on the left) defaults to none.
+/// end, begin: one number, or a table [B] of std::int32_t as in prefix_lm; begin is for padding on the left.
 class padding : public mask_base {
  public:
   static constexpr bool interval_keys = true;
@@ -159,8 +159,8 @@ class padding : public mask_base {
 
 /// A band, and tokens that see everything and are seen by all.
 ///     visible = -left <= kv - q <= right, or is_global[q] != 0, or is_global[kv] != 0
-/// left, right: as in window. is_global: flags by position, [T] or [B,T] of std::int32_t; one table for queries and keys, or
-/// one each. Positions outside the table are not global.
+/// left, right: as in window. is_global: flags by position, [T] or [B,T] of std::int32_t; one table for queries and
+/// keys, or one each. Positions outside the table are not global.
 /// classify() reads the flags of the tile; not exact: a tile of which some pairs are global is partial.
 /// Throws heed::invalid_argument: left or right below -1.
 class global_window : public mask_base {
@@ -179,9 +179,8 @@ class global_window : public mask_base {
   tile_class classify(int b, int h, int q0, int q1, int k0, int k1) const noexcept {
     const tile_class band = band_.classify(b, h, q0, q1, k0, k1);
     const tile_class rows = count(global_q_.row(b), q0, q1), columns = count(global_kv_.row(b), k0, k1);
-    return detail::class_of(
-        band == tile_class::empty && rows == tile_class::empty && columns == tile_class::empty,
-        band == tile_class::full || rows == tile_class::full || columns == tile_class::full);
+    return detail::class_of(band == tile_class::empty && rows == tile_class::empty && columns == tile_class::empty,
+                            band == tile_class::full || rows == tile_class::full || columns == tile_class::full);
   }
 
  private:
@@ -202,8 +201,9 @@ class global_window : public mask_base {
 
 /// Text that looks at images: an image is seen by the text between its place and the next image's.
 ///     visible = start[image of kv] <= q < end[image of kv]
-/// start, end: query positions by image, [images] or [B,images]. The image of a key: kv / tokens_per_image, or image_of_key,
-/// a table by key position, [T] or [B,T]. All tables std::int32_t. Keys without an image are seen by nobody.
+/// start, end: query positions by image, [images] or [B,images]. The image of a key: kv / tokens_per_image, or
+/// image_of_key, a table by key position, [T] or [B,T]. All tables std::int32_t. Keys without an image are seen by
+/// nobody.
 /// classify() looks at the images of the tile.
 /// Throws heed::invalid_argument: tokens_per_image < 1; start and end of different extents.
 class image_cross : public mask_base {

@@ -10,17 +10,17 @@ HEED_ARCH_BEGIN
 
 /// One axis of a grid of tokens.
 struct neighborhood_axis {
-  int length;          ///< tokens
-  int window;          ///< keys that a query sees, at least 2
-  int stride = 1;      ///< 1..window; queries that share one window. stride = window: separate blocks
-  int dilation = 1;    ///< distance of neighboring keys, at least 1; window * dilation <= length
-  bool causal = false; ///< the window ends at the query
+  int length;           ///< tokens
+  int window;           ///< keys that a query sees, at least 2
+  int stride = 1;       ///< 1..window; queries that share one window. stride = window: separate blocks
+  int dilation = 1;     ///< distance of neighboring keys, at least 1; window * dilation <= length
+  bool causal = false;  ///< the window ends at the query
 };
 
 namespace detail {
 
-/// The index maths of one axis. Tokens of equal residue modulo the dilation form a group; coordinates below count within
-/// the group, whose length is `size`.
+/// The index maths of one axis. Tokens of equal residue modulo the dilation form a group; coordinates below count
+/// within the group, whose length is `size`.
 class neighborhood_line {
  public:
   struct span {
@@ -99,19 +99,23 @@ class neighborhood_line {
 
 /// Neighborhood attention: each query of a grid sees a window of keys around it, full even at the borders.
 ///     visible = on every axis: same residue modulo dilation, and s(i) <= j < e(i)
-/// with i, j the coordinates div dilation, g the residue, L the length of the group of g, and
-///     not causal: leader = min((i div stride) * stride + stride div 2, L - 1), s = clamp(leader - window div 2, 0, L - window),
-///                 e = s + window
-///     causal:     leader = min((i div stride) * stride + stride - 1, L - 1), s = max(leader - (window - 1), 0), e = i + 1
+/// with i, j the coordinates div dilation, L the length of the group of their residue, and
+///     not causal: leader = min((i div stride) * stride + stride div 2, L - 1)
+///                 s = clamp(leader - window div 2, 0, L - window),  e = s + window
+///     causal:     leader = min((i div stride) * stride + stride - 1, L - 1)
+///                 s = max(leader - (window - 1), 0),  e = i + 1
 /// Positions are row-major, last axis fastest; positions outside the grid see nothing and are seen by nobody.
 ///
 ///     heed::neighborhood<2> image({{.length = height, .window = 7}, {.length = width, .window = 7}});
 ///
 /// classify() and keys() are exact for any ranges of positions: they cut them into boxes of the grid. Cost: a few dozen
 /// integer operations, times the dilation.
-/// Throws heed::invalid_argument: window < 2, stride not in 1..window, dilation < 1, window * dilation > length, more tokens
-/// than int can count.
-/// Paper: Hassani et al., Faster Neighborhood Attention (2024); Generalized Neighborhood Attention (2025) for the stride.
+///
+/// Throws heed::invalid_argument: window < 2, stride not in 1..window, dilation < 1, window * dilation > length, more
+/// tokens than int can count.
+///
+/// Paper: Hassani et al., Faster Neighborhood Attention (2024); Generalized Neighborhood Attention (2025) for the
+/// stride.
 template <int Rank>
 class neighborhood : public mask_base {
   static_assert(Rank >= 1 && Rank <= 3, "heed::neighborhood: rank must be 1..3");
@@ -127,7 +131,7 @@ class neighborhood : public mask_base {
   template <class Index>
   HEED_INLINE auto operator()(const basic_position<Index>& at) const noexcept {
     if (at.kv < 0 || at.kv >= tokens_) return detail::everywhere(at.q, false);
-    // The remainders of q by the volumes of the inner axes differ by one coordinate times its pitch: no division needed.
+    // The remainders of q by the volumes of the inner axes differ by one coordinate times its pitch.
     const Index q = max(at.q, -1);
     Index inner(0);
     auto visible = detail::everywhere(at.q, true);
@@ -236,8 +240,8 @@ class neighborhood : public mask_base {
     const int pitch = pitch_[axis], d = line.dilation();
     const int key = kv / pitch % line.length(), group = d == 1 ? 0 : key % d;
     const span queries = line.queries_of(d == 1 ? key : key / d, line.size(group));
-    const auto in_window = detail::both(scaled >= (queries.begin * d + group) * pitch,
-                                        scaled <= ((queries.end - 1) * d + group) * pitch);
+    const auto in_window =
+        detail::both(scaled >= (queries.begin * d + group) * pitch, scaled <= ((queries.end - 1) * d + group) * pitch);
     if (d == 1) return in_window;
     return detail::both(in_window, floor_mod(scaled, d * pitch) == group * pitch);
   }
@@ -259,7 +263,7 @@ class neighborhood : public mask_base {
   int tokens_ = 0;
 };
 
-neighborhood(const neighborhood_axis&)->neighborhood<1>;
+neighborhood(const neighborhood_axis&) -> neighborhood<1>;
 template <int Rank>
 neighborhood(const neighborhood_axis (&)[Rank]) -> neighborhood<Rank>;
 

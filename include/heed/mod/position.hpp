@@ -1,7 +1,7 @@
 /// What mods are: the position they see, the classes of tiles, and the concepts that tell one kind from the other.
 ///
-/// A mask mod answers "may this query see this key?", a score mod changes the score of a pair. Both are callables; which
-/// of the two a callable is, its number of parameters says: `m(at)` or `f(score, at)`. docs/mods.md is the tour.
+/// A mask mod answers "may this query see this key?", a score mod changes the score of a pair. Both are callables;
+/// which of the two a callable is, its number of parameters says: `m(at)` or `f(score, at)`. docs/mods.md is the tour.
 #pragma once
 
 #include <heed/config.hpp>
@@ -13,8 +13,8 @@
 
 HEED_ARCH_BEGIN
 
-/// Where a pair of query and key stands. `q` and `kv` are positions: index plus offset of the call. A kernel that works on
-/// several queries at once instantiates it with a pack of integers for `q`; `kv`, `b` and `h` are always plain.
+/// Where a pair of query and key stands. `q` and `kv` are positions: index plus offset of the call. A kernel that works
+/// on several queries at once instantiates it with a pack of integers for `q`; `kv`, `b` and `h` are always plain.
 template <class Index>
 struct basic_position {
   int b;    ///< batch entry; sequence number in a packed batch
@@ -51,8 +51,8 @@ template <class F, class T>
 concept score_callable = std::is_invocable_r_v<T, const F&, T, const position&>;
 
 /// Whether a mod takes packs, lanes being queries; the others are called lane by lane. A callable is generic if its
-/// parameters are `auto` or template parameters. Asking a generic lambda instantiates its body, so an `if` on a pack in it
-/// is an error there; a lambda that wants one spells its types: `[](float s, heed::position at) { ... }`.
+/// parameters are `auto` or template parameters. Asking a generic lambda instantiates its body, so an `if` on a pack in
+/// it is an error there; a lambda that wants one spells its types: `[](float s, heed::position at) { ... }`.
 template <class F, class IndexPack>
 concept generic_mask = std::is_invocable_v<const F&, const basic_position<IndexPack>&>;
 template <class F, class Pack, class IndexPack>

@@ -46,8 +46,8 @@ HEED_INLINE constexpr T abs(T x) noexcept {
   return x < T(0) ? static_cast<T>(-x) : x == T(0) ? T(0) : x;
 }
 
-// Packs keep these functions to themselves: only unqualified calls with arguments of one type find them. What follows is
-// for all other calls, `heed::max(s, 0)` for one.
+// Packs keep these functions to themselves: only unqualified calls with arguments of one type find them. What follows
+// is for all other calls, `heed::max(s, 0)` for one.
 template <class M, class T, class U>
   requires(!detail::number<T> || !detail::number<U>)
 HEED_INLINE constexpr detail::joined_t<T, U> select(const M& which, const T& a, const U& b) noexcept {
@@ -85,8 +85,8 @@ HEED_INLINE constexpr I floor_mod(const I& a, int divisor) noexcept {
   return floor_mod(I(a), divisor);
 }
 
-// Builtins, not <cmath>: that header costs more than all of mod/. Templates, so that where a program's own ::exp(float) is in
-// sight as well, under `using namespace heed`, the call is not ambiguous.
+// Builtins, not <cmath>: that header costs more than all of mod/. Templates, so that where a program's own ::exp(float)
+// is in sight as well, under `using namespace heed`, the call is not ambiguous.
 template <std::floating_point T>
 HEED_INLINE T exp(T x) noexcept {
   if constexpr (std::same_as<T, float>)
@@ -166,7 +166,8 @@ namespace detail {
 
 /// `lookup` in a table of integers, with integers as the result. A pack of indices looks up lane by lane.
 template <class I>
-HEED_INLINE constexpr auto lookup_integer(const view<const std::int32_t, 1>& table, const I& index, int fallback) noexcept {
+HEED_INLINE constexpr auto lookup_integer(const view<const std::int32_t, 1>& table, const I& index,
+                                          int fallback) noexcept {
   if constexpr (std::is_integral_v<I>)
     return static_cast<int>(lookup(table, index, fallback));
   else

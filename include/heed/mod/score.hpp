@@ -1,6 +1,6 @@
-/// Score mods: softcap, tanh_score, alibi, symmetric_alibi, relative_bias (with T5 buckets), temperature, log_activation.
+/// Score mods: softcap, tanh_score, alibi, symmetric_alibi, relative_bias with T5 buckets, temperature, log_activation.
 ///
-/// Each is called as f(score, at) -> score, on numbers and on packs. A head that a table does not have is left as it is.
+/// Each is called as f(score, at) -> score, on numbers and on packs. A head that a table does not have is left alone.
 #pragma once
 
 #include <heed/config.hpp>
@@ -17,7 +17,7 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
-/// A parameter in the type of the score, so that float scores are computed in float; other score types convert themselves.
+/// A parameter in the type of the score, so that float scores are computed in float. Other score types convert it.
 template <class S>
 HEED_INLINE constexpr auto parameter(const S&, double x) noexcept {
   if constexpr (std::floating_point<S>)
@@ -73,7 +73,8 @@ inline tensor<double, 1> alibi_slopes(index_t heads) {
 }
 
 /// Attention with linear biases, for causal use.   z = score - slope[h] * (q - kv)
-/// slopes: [H] of float or double, a view, tensor or container that outlives the mod; alibi_slopes(H) makes the usual ones.
+/// slopes: [H] of float or double, a view, tensor or container that outlives the mod; alibi_slopes(H) makes the usual
+/// ones.
 /// Paper: Press, Smith, Lewis, Train Short, Test Long (2022).
 template <class U>
 class alibi {
@@ -114,8 +115,8 @@ template <class C>
 symmetric_alibi(C&&) -> symmetric_alibi<detail::element_in_t<C>>;
 
 /// A learned bias by distance, clipped at R.   z = score + table[h, clamp(kv - q, -R, R) + R]
-/// table: [H, 2 R + 1] of float or double, or [1, 2 R + 1] or [2 R + 1] for all heads; a view or tensor that outlives the mod
-/// (a container, if it is one row). Biases by T5 buckets: expand them first, with t5_expand.
+/// table: [H, 2 R + 1] of float or double, or [1, 2 R + 1] or [2 R + 1] for all heads; a view or tensor that outlives
+/// the mod (a container, if it is one row). Biases by T5 buckets: expand them first, with t5_expand.
 /// Throws heed::invalid_argument: an even number of distances.
 template <class U>
 class relative_bias {
@@ -144,8 +145,8 @@ relative_bias(C&&) -> relative_bias<detail::element_in_t<C>>;
 /// The buckets of distances kv - q that T5 shares biases over: single distances near by, then logarithmic ones up to
 /// max_distance, the last one for all beyond. With n = distance to the query, K buckets a side and e = K / 2:
 ///     n < e: n        else: min(K - 1, e + floor(log(n / e) / log(max_distance / e) * (K - e)))
-/// bidirectional: K = buckets / 2, keys after the query use the second half. Otherwise K = buckets and they all share bucket 0.
-/// The floor is that of the exact real number.
+/// bidirectional: K = buckets / 2, keys after the query use the second half. Otherwise K = buckets and they all share
+/// bucket 0. The floor is that of the exact real number.
 /// Throws heed::invalid_argument: fewer than 2 buckets a side, an odd number of them for two sides, max_distance <= e.
 /// Paper: Raffel et al., Exploring the Limits of Transfer Learning (2020).
 class t5_buckets {
@@ -192,7 +193,8 @@ tensor<U, 2> t5_expand(const view<const U, 2>& table, const t5_buckets& bucket) 
   return expanded;
 }
 
-/// The gradient of the T5 table from that of the expanded one.   grad[h, u] += sum over d in bucket u of expanded[h, d + R]
+/// The gradient of the T5 table from that of the expanded one.
+///     grad[h, u] += sum over d in bucket u of expanded[h, d + R]
 /// Throws heed::invalid_argument: extents that t5_expand would not give.
 template <class U>
 void t5_fold(const view<const U, 2>& expanded, const t5_buckets& bucket, const view<U, 2>& grad) {

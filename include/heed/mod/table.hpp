@@ -66,8 +66,9 @@ HEED_INLINE view<const U, 1> shared_row(const view<const U, 2>& table, int i) no
 
 }  // namespace detail
 
-/// Integers by position: [T] for all batch entries, or [B,T]. Made from a view or tensor of std::int32_t of rank 1 or 2, or
-/// from a contiguous container such as std::vector<std::int32_t>. Copies nothing: the memory must outlive the mask.
+/// Integers by position: [T] for all batch entries, or [B,T]. Made from a view or tensor of std::int32_t of rank 1 or
+/// 2, or from a contiguous container such as std::vector<std::int32_t>. Copies nothing: the memory must outlive the
+/// mask.
 class position_table {
  public:
   position_table() noexcept = default;

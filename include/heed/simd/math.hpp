@@ -69,6 +69,15 @@ HEED_INLINE pack<T, A> scale_by_power(pack<T, A> p, pack<T, A> shifted) noexcept
 template <class T>
 inline constexpr T rounding_shift = T(1.5) * T(lane_int_t<T>(1) << (std::numeric_limits<T>::digits - 1));
 
+/// Whether exp2_bounded gives infinity for what is too large. Elsewhere it gives anything then.
+template <class T, class A>
+inline constexpr bool exp2_saturates =
+#if defined(__AVX512DQ__)
+    has_avx512<A> && std::is_same_v<T, float>;
+#else
+    false;
+#endif
+
 /// 2^x for x <= 126. Below the normal range: 0 (AVX-512 with DQ: gradual underflow). exp2(-inf) = 0, NaN stays NaN.
 template <precision P, class T, class A>
 HEED_INLINE pack<T, A> exp2_bounded(pack<T, A> x) noexcept {

@@ -60,7 +60,9 @@ struct index_pack {
 
   HEED_INLINE index_pack() noexcept : value(int_type(0)) {}
   HEED_INLINE index_pack(batch_type v) noexcept : value(v) {}
-  HEED_INLINE index_pack(int all_lanes) noexcept : value(int_type(all_lanes)) {}
+  template <class I>
+    requires std::is_integral_v<I>
+  HEED_INLINE index_pack(I all_lanes) noexcept : value(static_cast<int_type>(all_lanes)) {}
 
   /// first, first + 1, ...
   HEED_INLINE static index_pack counting_from(int first) noexcept {
@@ -215,6 +217,48 @@ struct pack {
     return lane[0];
   }
 };
+
+// A real number beside an index_pack makes it one of real numbers; as an index it would lose its fraction.
+template <class S, class T, class A>
+  requires std::is_floating_point_v<S>
+HEED_INLINE pack<T, A> operator+(S a, index_pack<T, A> b) noexcept {
+  return pack<T, A>(a) + pack<T, A>(b);
+}
+template <class S, class T, class A>
+  requires std::is_floating_point_v<S>
+HEED_INLINE pack<T, A> operator-(S a, index_pack<T, A> b) noexcept {
+  return pack<T, A>(a) - pack<T, A>(b);
+}
+template <class S, class T, class A>
+  requires std::is_floating_point_v<S>
+HEED_INLINE pack<T, A> operator*(S a, index_pack<T, A> b) noexcept {
+  return pack<T, A>(a) * pack<T, A>(b);
+}
+template <class S, class T, class A>
+  requires std::is_floating_point_v<S>
+HEED_INLINE pack<T, A> operator/(S a, index_pack<T, A> b) noexcept {
+  return pack<T, A>(a) / pack<T, A>(b);
+}
+template <class S, class T, class A>
+  requires std::is_floating_point_v<S>
+HEED_INLINE pack<T, A> operator+(index_pack<T, A> a, S b) noexcept {
+  return pack<T, A>(a) + pack<T, A>(b);
+}
+template <class S, class T, class A>
+  requires std::is_floating_point_v<S>
+HEED_INLINE pack<T, A> operator-(index_pack<T, A> a, S b) noexcept {
+  return pack<T, A>(a) - pack<T, A>(b);
+}
+template <class S, class T, class A>
+  requires std::is_floating_point_v<S>
+HEED_INLINE pack<T, A> operator*(index_pack<T, A> a, S b) noexcept {
+  return pack<T, A>(a) * pack<T, A>(b);
+}
+template <class S, class T, class A>
+  requires std::is_floating_point_v<S>
+HEED_INLINE pack<T, A> operator/(index_pack<T, A> a, S b) noexcept {
+  return pack<T, A>(a) / pack<T, A>(b);
+}
 
 /// Table lookup with a bound: lanes whose index is outside the table get `fallback`; nothing outside is read.
 template <class T, class A, class U>

@@ -4,12 +4,15 @@
 
 #include <heed/rotary.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <random>
+#include <string>
 #include <vector>
 
 using heed::bfloat16;
@@ -380,6 +383,10 @@ TEMPLATE_TEST_CASE("bit-equal for any number of threads and any scratch", "", fl
                                         {.interleaved = layout == rotary_layout::interleaved});
         CHECK(error<TestType>(x, expected, reference_out, 1000) <= 1);
 
+        out = x;
+        heed::rotary_forward(out, positions, out, serial({.layout = layout}));
+        CHECK(same_bits<TestType>(out, expected));
+
         rotary_options options = serial({.layout = layout});
         std::vector<std::byte> scratch(std::size_t(heed::rotary_scratch_bytes<TestType>(s.D, options)) + 1,
                                        std::byte{0xff});
@@ -394,6 +401,40 @@ TEMPLATE_TEST_CASE("bit-equal for any number of threads and any scratch", "", fl
         }
 #endif
       }
+}
+
+TEST_CASE("each worker has scratch of its own") {
+  struct one_worker {
+    index_t number;
+    index_t concurrency() const { return 2; }
+    void for_each_task(index_t n, auto f) {
+      for (index_t i = 0; i < n; ++i) f(i, number);
+    }
+  };
+  const auto x = random_tensor<float>({1, 2, 20, 64}, 21);
+  auto out = poisoned<float>(x);
+  std::vector<std::byte> scratch[2];
+  for (const index_t number : {0, 1}) {
+    one_worker worker{number};
+    rotary_options options{.executor = heed::executor(worker)};
+    scratch[number].resize(std::size_t(heed::rotary_scratch_bytes<float>(64, options)) + 64, std::byte{0xab});
+    const auto shift = std::size_t(-reinterpret_cast<std::intptr_t>(scratch[number].data()) & 63);
+    options.scratch = {scratch[number].data() + shift, index_t(scratch[number].size() - 64)};
+    heed::rotary_forward(x, rotary_positions::counting_from(1), out, options);
+    scratch[number].erase(scratch[number].begin(), scratch[number].begin() + std::ptrdiff_t(shift));
+  }
+  // Both write the frequencies, 32 doubles, and nothing else of each other's.
+  const std::size_t common = 32 * sizeof(double), bytes = std::min(scratch[0].size(), scratch[1].size());
+  int written[2] = {}, by_both = 0;
+  for (std::size_t i = common; i < bytes; ++i) {
+    const bool first = scratch[0][i] != std::byte{0xab}, second = scratch[1][i] != std::byte{0xab};
+    written[0] += first;
+    written[1] += second;
+    by_both += first && second;
+  }
+  CHECK(written[0] > 1000);
+  CHECK(written[1] > 1000);
+  CHECK(by_both == 0);
 }
 
 TEST_CASE("empty tensors are legal") {

@@ -217,8 +217,8 @@ index_t rotary_scratch_bytes(index_t D, const rotary_options& options = {}) {
 ///                       axis contiguous.
 /// options    see rotary_options
 ///
-/// The inverse is rotary_backward, or the negated position; turning by p, then by d, is turning by p + d, so cached
-/// keys move d positions on by one call with rotary_positions::everywhere(d). Each call rounds once to the element type.
+/// The inverse is rotary_backward, or the negated position. Turning by p, then by d, is turning by p + d: cached keys
+/// move d positions on by one call with rotary_positions::everywhere(d). Each call rounds once to the element type.
 ///
 /// Legal edges: B, H or N = 0.
 /// Cost: O(B H N D), one sine and cosine per token and pair, shared by all heads. Scratch O(R) a worker

@@ -1,0 +1,129 @@
+#include "ops/softmax/problem.hpp"
+#include "support/catch.hpp"
+#include "support/guarded.hpp"
+
+#include <heed/mod/masks.hpp>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+using namespace softmax_test;
+
+namespace {
+
+std::atomic<long> allocations{0};
+
+void* counted(std::size_t bytes, std::size_t alignment) {
+  ++allocations;
+  void* const p = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment + alignment);
+  if (p == nullptr) throw std::bad_alloc();
+  return p;
+}
+
+}  // namespace
+
+void* operator new(std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
+void* operator new[](std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
+void* operator new(std::size_t bytes, std::align_val_t alignment) { return counted(bytes, static_cast<std::size_t>(alignment)); }
+void* operator new[](std::size_t bytes, std::align_val_t alignment) {
+  return counted(bytes, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+
+namespace {
+
+constexpr shape usual{2, 4, 2, 70, 300, 33, 20};
+
+template <class S>
+std::vector<unsigned char> scratch_for(const shape& s, const softmax_options<S>& options) {
+  const index_t bytes = heed::softmax_forward_scratch_bytes<S>(s.D, s.E, options);
+  return std::vector<unsigned char>(static_cast<std::size_t>(bytes), 0xff);  // every float is NaN
+}
+
+template <class Call>
+long allocations_of(const Call& call) {
+  const long before = allocations;
+  call();
+  return allocations - before;
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("with scratch of the caller's a call allocates nothing, and NaN in it changes nothing", "", float, double,
+                   heed::bfloat16, heed::float16) {
+  const auto with_mods = [](problem<TestType>& p, const softmax_options<TestType>& options) {
+    heed::softmax_forward(p.q, p.k, p.v, p.out, options, heed::causal{}, [](auto s, auto at) { return s - 0.1f * (at.q - at.kv); });
+  };
+  problem<TestType> lent(usual), own(usual);
+  const auto bias = support::normal_tensor<TestType, 4>({1, 4, 70, 300}, lent.random);
+  for (const bool with_bias : {false, true}) {
+    softmax_options<TestType> options{.executor = heed::serial()};
+    if (with_bias) options.bias = bias;
+    options.lse = own.lse;
+    with_mods(own, options);
+
+    auto memory = scratch_for(usual, options);
+    options.lse = lent.lse;
+    options.scratch = {memory.data(), static_cast<index_t>(memory.size())};
+    heed::release_scratch();
+    CHECK(allocations_of([&] { with_mods(lent, options); }) == 0);
+    CHECK(same_result(lent, own));
+  }
+}
+
+TEST_CASE("without scratch only a thread's first call allocates") {
+  problem<float> p(usual);
+  const auto call = [&] { heed::softmax_forward(p.q, p.k, p.v, p.out, {.lse = p.lse, .executor = heed::serial()}); };
+  heed::release_scratch();
+  CHECK(allocations_of(call) == 1);
+  CHECK(allocations_of(call) == 0);
+}
+
+TEST_CASE("a call stays within the scratch that was asked for") {
+  for (const index_t size : {1, 3, 16, 33, 130})
+    for (const bool with_bias : {false, true}) {
+      const shape s{1, 2, 1, 70, 200, size, size + 1};
+      problem<heed::bfloat16> p(s);
+      const auto bias = support::normal_tensor<heed::bfloat16, 4>({1, 1, 70, 200}, p.random);
+      softmax_options<heed::bfloat16> options{.lse = p.lse, .executor = heed::serial()};
+      if (with_bias) options.bias = bias;
+      const index_t bytes = heed::softmax_forward_scratch_bytes<heed::bfloat16>(s.D, s.E, options);
+      for (const index_t shift : {0, 1, 37}) {
+        std::vector<unsigned char> memory(static_cast<std::size_t>(bytes + 256), 0xa5);
+        options.scratch = {memory.data() + 64 + shift, bytes};
+        heed::softmax_forward(p.q, p.k, p.v, p.out, options);
+        const auto untouched = [](unsigned char x) { return x == 0xa5; };
+        CAPTURE(size, with_bias, shift);
+        CHECK(std::all_of(memory.begin(), memory.begin() + 64 + shift, untouched));
+        CHECK(std::all_of(memory.begin() + 64 + shift + bytes, memory.end(), untouched));
+      }
+    }
+}
+
+TEST_CASE("scratch grows with the head sizes and the workers, and with nothing else") {
+  // Lengths are no argument of softmax_forward_scratch_bytes; that it suffices for long sequences as for short ones:
+  const shape small{1, 1, 1, 3, 5, 16, 16}, large{2, 4, 1, 300, 2000, 16, 16};
+  softmax_options<float> options{.executor = heed::serial()};
+  auto memory = scratch_for(small, options);
+  options.scratch = {memory.data(), static_cast<index_t>(memory.size())};
+  problem<float> p(large);
+  CHECK(error_of(p, options) <= 1);
+
+  const auto bytes = [](index_t D, index_t E, heed::executor_ref where) {
+    return heed::softmax_forward_scratch_bytes<float>(D, E, {.executor = where});
+  };
+  heed::executor_ref three = heed::serial();
+  three.concurrency = 3;
+  CHECK(bytes(64, 64, heed::serial()) < bytes(128, 64, heed::serial()));
+  CHECK(bytes(64, 64, heed::serial()) < bytes(64, 128, heed::serial()));
+  CHECK(bytes(64, 64, three) > 2 * bytes(64, 64, heed::serial()));
+}

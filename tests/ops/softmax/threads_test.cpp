@@ -1,0 +1,103 @@
+#include "ops/softmax/problem.hpp"
+#include "support/catch.hpp"
+
+#include <heed/mod/masks.hpp>
+
+#include <numeric>
+#include <stdexcept>
+#include <vector>
+
+using namespace softmax_test;
+
+namespace {
+
+/// Runs tasks in an order of its own, each with whatever worker number comes next.
+class shuffling_executor {
+ public:
+  enum class order { backwards, shuffled };
+
+  shuffling_executor(order which, index_t workers) : order_(which), workers_(workers) {}
+
+  index_t concurrency() const { return workers_; }
+
+  template <class F>
+  void for_each_task(index_t n, F f) {
+    std::vector<index_t> tasks(static_cast<std::size_t>(n));
+    std::iota(tasks.begin(), tasks.end(), index_t(0));
+    if (order_ == order::backwards)
+      std::reverse(tasks.begin(), tasks.end());
+    else
+      std::shuffle(tasks.begin(), tasks.end(), support::random_engine(7));
+    index_t worker = 0;
+    for (const index_t task : tasks) f(task, worker = (worker + 1) % workers_);
+  }
+
+ private:
+  order order_;
+  index_t workers_;
+};
+
+std::vector<shape> shapes() {
+  return {{1, 1, 1, 1, 1000, 16, 16}, {2, 4, 2, 150, 300, 24, 20}, {1, 2, 1, 400, 65, 8, 8}, {3, 3, 1, 0, 10, 8, 8}};
+}
+
+template <class S>
+void check_executor(heed::executor_ref where, const char* name) {
+  for (const shape& s : shapes())
+    for (const index_t right : {-1, 0}) {
+      problem<S> p(s), alone(s);
+      heed::softmax_forward(alone.q, alone.k, alone.v, alone.out,
+                            {.lse = alone.lse, .window_right = right, .executor = heed::serial()});
+      heed::softmax_forward(p.q, p.k, p.v, p.out, {.lse = p.lse, .window_right = right, .executor = where});
+      CAPTURE(name, where.concurrency, s.N, s.M, right);
+      CHECK(same_result(p, alone));
+    }
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("results are bit-equal in whatever order and by whatever worker tasks are run", "", float, heed::bfloat16) {
+  for (const index_t workers : {1, 2, 7}) {
+    shuffling_executor backwards(shuffling_executor::order::backwards, workers);
+    shuffling_executor shuffled(shuffling_executor::order::shuffled, workers);
+    check_executor<TestType>(heed::executor(backwards), "backwards");
+    check_executor<TestType>(heed::executor(shuffled), "shuffled");
+  }
+  check_executor<TestType>({}, "default");
+}
+
+#if defined(_OPENMP)
+TEMPLATE_TEST_CASE("results are bit-equal for any number of threads", "", float, heed::bfloat16) {
+  for (int threads = 1; threads <= 5; ++threads) check_executor<TestType>(heed::openmp(threads), "openmp");
+}
+
+TEST_CASE("an exception of a mod passes, from a team of threads too") {
+  problem<float> p({1, 4, 1, 100, 100, 8, 8});
+  const auto throwing = [](position at) -> bool {
+    if (at.q == 70 && at.h == 2) throw std::runtime_error("from a mod");
+    return true;
+  };
+  CHECK_THROWS_AS(heed::softmax_forward(p.q, p.k, p.v, p.out, {.executor = heed::openmp(3)}, throwing), std::runtime_error);
+  CHECK_THROWS_AS(heed::softmax_forward(p.q, p.k, p.v, p.out, {.executor = heed::serial()}, throwing), std::runtime_error);
+  // Nothing is left in a state that would spoil the next call.
+  CHECK(error_of(p) <= 1);
+}
+#endif
+
+TEST_CASE("a mod may call softmax_forward itself") {
+  problem<float> outer({1, 2, 1, 20, 30, 8, 8}), expected({1, 2, 1, 20, 30, 8, 8});
+  const float inner_value = [] {
+    problem<float> inner({1, 1, 1, 1, 5, 4, 1});
+    heed::softmax_forward(inner.q, inner.k, inner.v, inner.out);
+    return inner.out(0, 0, 0, 0);
+  }();
+  const auto nested = [](float s, position) {
+    problem<float> inner({1, 1, 1, 1, 5, 4, 1});
+    heed::softmax_forward(inner.q, inner.k, inner.v, inner.out);
+    return s * inner.out(0, 0, 0, 0);
+  };
+  heed::softmax_forward(outer.q, outer.k, outer.v, outer.out, {.lse = outer.lse}, nested);
+  heed::softmax_forward(expected.q, expected.k, expected.v, expected.out, {.lse = expected.lse},
+                        [inner_value](float s, position) { return s * inner_value; });
+  CHECK(same_result(outer, expected));
+}
