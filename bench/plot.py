@@ -5,8 +5,8 @@
     python3 bench/plot.py peers.json softmax.json --threads 1 -o docs/img/softmax_peers.svg
 
 Takes JSON of bench/peers/run.py and of heed's own benchmarks (--benchmark_out), in any order. A case of both is drawn
-as the peers' run measured it, where everything met the same conditions. The background is transparent and the colors suit
-light and dark pages. The format follows from the name of the output: svg, png or pdf.
+as the peers' run measured it, where everything met the same conditions. The background is transparent and the colors
+suit light and dark pages. The format follows from the name of the output: svg, png or pdf.
 """
 
 import argparse

@@ -39,8 +39,7 @@ class softmax_tile {
         sum_(memory.take<T>(pitch)),
         top_(memory.take<T>(pitch)),
         bias_(bias ? memory.take<T>(shape::keys * pitch) : nullptr),
-        key_copy_(convert ? memory.take<T>(shape::keys * conflict_free_pitch<T>(features)) : nullptr),
-        value_copy_(convert ? memory.take<T>(shape::keys * conflict_free_pitch<T>(value_features)) : nullptr) {}
+        copy_(convert ? memory.take<T>(shape::keys * conflict_free_pitch<T>(std::max(features, value_features))) : nullptr) {}
 
   int groups() const noexcept { return groups_; }
   T* bias_tile() noexcept { return bias_; }
@@ -238,7 +237,7 @@ class softmax_tile {
   template <class Source>
   void multiply_keys(const Source& source, index_t first, tile_part part) noexcept {
     for_runs([&](index_t row, index_t most) { return source.keys(first + part.first + row, most); }, part.count, features_,
-             key_copy_, [&](const T* keys, index_t stride, int count, int row) {
+             copy_, [&](const T* keys, index_t stride, int count, int row) {
                for_blocks(part.low, part.high, [&](auto vectors, int v) {
                  key_panel<decltype(vectors)::value>(keys, stride, count, queries_ + v * width,
                                                      scores_ + (part.first + row) * pitch + v * width);
@@ -267,7 +266,7 @@ class softmax_tile {
       (P(log_weight2) - P::load_aligned(reference_ + g * width)).store_aligned(start + g * width);
       P(T(0)).store_aligned(added + g * width);
     }
-    for_runs([&](index_t row, index_t most) { return source.keys(first + row, most); }, count, features_, key_copy_,
+    for_runs([&](index_t row, index_t most) { return source.keys(first + row, most); }, count, features_, copy_,
              [&](const T* keys, index_t stride, int rows, int row) {
                const auto values = source.values(first + row, rows);
                weight_panel(keys, stride, rows, start, added, scores_ + row * pitch, values, far);
@@ -365,7 +364,7 @@ class softmax_tile {
   template <class Source>
   void add_values(const Source& source, index_t first, tile_part part, bool excluded) noexcept {
     for_runs([&](index_t row, index_t most) { return source.values(first + part.first + row, most); }, part.count,
-             value_features_, value_copy_, [&](const T* values, index_t stride, int count, int row) {
+             value_features_, copy_, [&](const T* values, index_t stride, int count, int row) {
                const bool careful = excluded && !all_finite(values, stride, count);
                for_blocks(part.low, part.high, [&](auto vectors, int v) {
                  const T* const weights = scores_ + (part.first + row) * pitch + v * width;
@@ -423,8 +422,7 @@ class softmax_tile {
   T* sum_;        // [lane]
   T* top_;        // [lane]
   T* bias_;       // [key][lane]
-  T* key_copy_;   // [key][conflict_free_pitch(D)]
-  T* value_copy_;
+  T* copy_;       // [key][conflict_free_pitch]: converted keys, then converted values
   int count_ = 0;   // query rows
   int groups_ = 0;  // vectors that hold them
   bool settled_ = false;  // every lane has a finite reference

@@ -48,15 +48,51 @@ HEED_INLINE pack<T, A> load_first_as(const S* from, int n) noexcept {
   return pack<T, A>::load_aligned(lane);
 }
 
+/// The bits of bfloat16 in the upper half of each lane: rounded to nearest even, NaN quieted.
+template <class A>
+HEED_INLINE xsimd::batch<std::uint32_t, A> bfloat16_bits(pack<float, A> value) noexcept {
+  using bits_batch = xsimd::batch<std::uint32_t, A>;
+  const bits_batch bits = reinterpret_batch<bits_batch>(value.value);
+  const bits_batch rounded = bits + (bits_batch(0x7fffu) + ((bits >> 16) & bits_batch(1u)));
+  const auto is_nan = reinterpret_batch<xsimd::batch_bool<std::uint32_t, A>>((value != value).value);
+  return xsimd::select(is_nan, bits | bits_batch(0x400000u), rounded);
+}
+
 /// One register to consecutive elements of a storage type, rounded to nearest even.
 template <class S, class T, class A>
 HEED_INLINE void store_as(S* to, pack<T, A> value) noexcept {
   if constexpr (std::is_same_v<S, T>) {
     value.store(to);
   } else {
-    alignas(64) T lane[lanes<T, A>];
+    constexpr int n = lanes<T, A>;
+    if constexpr (std::is_same_v<S, bfloat16> && std::is_same_v<T, float>) {
+      const auto bits = bfloat16_bits(value) >> 16;
+#if defined(__AVX512F__)
+      if constexpr (has_avx512<A>) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(bits.data));
+        return;
+      }
+#endif
+      alignas(64) std::uint32_t lane[n];
+      bits.store_aligned(lane);
+      for (int i = 0; i < n; ++i) to[i] = bfloat16::from_bits(static_cast<std::uint16_t>(lane[i]));
+      return;
+    }
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<S, float16> && std::is_same_v<T, float> && has_avx512<A>) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(value.value, _MM_FROUND_TO_NEAREST_INT));
+      return;
+    }
+#endif
+#if defined(__F16C__)
+    if constexpr (std::is_same_v<S, float16> && std::is_same_v<T, float> && n == 8) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(value.value, _MM_FROUND_TO_NEAREST_INT));
+      return;
+    }
+#endif
+    alignas(64) T lane[n];
     value.store_aligned(lane);
-    for (int i = 0; i < lanes<T, A>; ++i) to[i] = S(lane[i]);
+    for (int i = 0; i < n; ++i) to[i] = S(lane[i]);
   }
 }
 

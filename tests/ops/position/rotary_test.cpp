@@ -91,6 +91,16 @@ reference::rotary_arguments arguments_of(const rotary_options& options) {
   return {options.base, options.features.or_default(-1), options.layout == rotary_layout::interleaved, false};
 }
 
+/// Runs every task under one worker number of two.
+struct one_worker {
+  index_t number;
+  index_t concurrency() const { return 2; }
+  template <class F>
+  void for_each_task(index_t n, F f) {
+    for (index_t i = 0; i < n; ++i) f(i, number);
+  }
+};
+
 }  // namespace
 
 TEMPLATE_TEST_CASE("rotary_forward agrees with its definition", "", float, double, bfloat16, float16) {
@@ -404,13 +414,6 @@ TEMPLATE_TEST_CASE("bit-equal for any number of threads and any scratch", "", fl
 }
 
 TEST_CASE("each worker has scratch of its own") {
-  struct one_worker {
-    index_t number;
-    index_t concurrency() const { return 2; }
-    void for_each_task(index_t n, auto f) {
-      for (index_t i = 0; i < n; ++i) f(i, number);
-    }
-  };
   const auto x = random_tensor<float>({1, 2, 20, 64}, 21);
   auto out = poisoned<float>(x);
   std::vector<std::byte> scratch[2];
