@@ -30,18 +30,23 @@ need() {
   esac
 }
 
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo > /dev/null 2>&1; then
+    sudo "$@"
+  else
+    fail "needs root or sudo for: $*"
+  fi
+}
+
 install_missing() {
   [ -n "$missing" ] || return 0
   say "Installing:$missing"
   command -v apt-get > /dev/null 2>&1 || fail "no apt-get here; please install the counterparts of:$missing"
-  sudo=""
-  if [ "$(id -u)" != 0 ]; then
-    command -v sudo > /dev/null 2>&1 || fail "needs root or sudo to install:$missing"
-    sudo=sudo
-  fi
-  $sudo apt-get update -q || fail "apt-get update failed; is there a network?"
+  as_root apt-get update -q || fail "apt-get update failed; is there a network?"
   # shellcheck disable=SC2086
-  $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing ||
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing ||
     fail "apt-get could not install:$missing"
 }
 
@@ -89,8 +94,6 @@ has_flag() {
 demo() {
   need_common
   need_model
-  # A bare apt knows no package before its first update.
-  [ -e build/corpus/jargon.txt ] || apt-cache show jargon-text > /dev/null 2>&1 || missing="$missing ca-certificates"
   install_missing
 
   say "Building the examples for this machine (build/demo/native)"
@@ -98,7 +101,18 @@ demo() {
   build native
 
   say "The tour"
-  "build/$mode/native/examples/tour"
+  build/demo/native/examples/tour
+
+  fetch_model
+  if [ ! -e build/corpus/jargon.txt ]; then
+    # apt knows no package before its first update.
+    apt-cache show jargon-text > /dev/null 2>&1 || as_root apt-get update -q || fail "apt-get update failed"
+    say "A text to search: the Jargon File"
+    sh examples/semantic_search/fetch_corpus.sh || fail "apt-get could not download jargon-text"
+  fi
+  query="a program that keeps memory it no longer needs"
+  say "Semantic search for: $query"
+  build/demo/native/examples/semantic_search/semantic_search --query "$query"
 }
 
 # suite <preset> <cache entry>...: configures and builds one part of the test run.
@@ -128,7 +142,7 @@ test_everything() {
   # The first suite is the whole of it: all instruction sets of this machine in one binary, and the tests from outside.
   # The others repeat the part of it that their compiler or flags may change: the foundations, and of each operator the
   # grid of shapes and the handling of memory.
-  suite native
+  suite native -DHEED_MINILM_DIR=build/models/all-MiniLM-L6-v2
   part='^(core|simd|kernel|mod)/|/(grid|poison|packed|rotary)_test'
   suite clang "-DHEED_TEST_FILTER=$part" -DHEED_TEST_GRID=small -DHEED_BUILD_BENCH=OFF -DHEED_BUILD_EXAMPLES=OFF
   suite asan "-DHEED_TEST_FILTER=$part" -DHEED_TEST_GRID=small

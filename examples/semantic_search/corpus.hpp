@@ -21,7 +21,7 @@ struct passage {
 
 /// Splits one text. Paragraphs end at an empty line or at a line `%` (as in collections of fortunes); long ones are cut
 /// between sentences, after about sixty words. A paragraph of at most four words is taken for a heading: it says what the
-/// next paragraph is about and goes in front of that.
+/// passages down to the next heading are about and goes in front of each.
 class splitter {
  public:
   splitter(std::string source, std::vector<passage>& passages) : source_(std::move(source)), passages_(passages) {}
@@ -47,7 +47,6 @@ class splitter {
         emit(first, last);
         first = last;
       }
-      heading_.clear();
     } else if (!paragraph_.empty()) {
       heading_ = join(0, paragraph_.size());
     }

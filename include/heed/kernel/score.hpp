@@ -74,8 +74,8 @@ struct tile_place {
 
 /// Turns stored scores into base-2 logits in place and raises `top`, the running maximum of each lane.
 ///
-/// scores [key][query lane] hold the scaled products: times log2(e) already if the chain is plain. `bias`, of the same
-/// layout, is null or added after the softcap. Vectors whose bit in `masked` is set are masked. Returns whether some pair
+/// scores [key][query lane] hold the scaled products and `bias`, of the same layout, what is added after the softcap, or null;
+/// both times log2(e) already if the chain is plain. Vectors whose bit in `masked` is set are masked. Returns whether some pair
 /// was excluded, by the mask, a bias of -inf or a score mod that returned -inf.
 template <class T, class A, class Mask, class... Mods>
 bool finish_scores(T* scores, const T* bias, T* top, tile_part part, tile_place place, unsigned masked, T log_weight2,
@@ -83,12 +83,12 @@ bool finish_scores(T* scores, const T* bias, T* top, tile_part part, tile_place 
   using P = pack<T, A>;
   using shape = tile_shape<T, A>;
   constexpr T excluded = -std::numeric_limits<T>::infinity();
-  const bool plain = chain.plain() && bias == nullptr;
+  const bool plain = chain.plain();
   const P cap(static_cast<T>(chain.softcap)), per_cap(static_cast<T>(chain.softcap > 0 ? 1 / chain.softcap : 0));
   P lowest(T(0));
   for (int v = part.low; v < part.high; ++v) {
     const bool hides = (masked >> v & 1u) != 0;
-    if (plain && !hides && log_weight2 == T(0)) {
+    if (plain && bias == nullptr && !hides && log_weight2 == T(0)) {
       P high = P::load_aligned(top + v * shape::width);
       for (int j = part.first; j < part.first + part.count; ++j)
         high = max(P::load_aligned(scores + j * shape::queries + v * shape::width), high);
@@ -102,17 +102,13 @@ bool finish_scores(T* scores, const T* bias, T* top, tile_part part, tile_place 
       at.kv = place.key + j;
       T* const here = scores + j * shape::queries + v * shape::width;
       P z = P::load_aligned(here);
-      if (!plain) {
-        if (chain.softcap > 0) z = cap * tanh(z * per_cap);
-        if (bias != nullptr) {
-          const P added = P::load_aligned(bias + j * shape::queries + v * shape::width);
-          z = select(added == P(excluded), added, z + added);
-        }
-        std::apply([&](const auto&... mod) { ((z = modified<T, A>(mod, z, at)), ...); }, chain.mods);
-        z = fma(z, P(log2_e<T>), P(log_weight2));
-      } else {
-        z += P(log_weight2);
+      if (chain.softcap > 0) z = cap * tanh(z * per_cap);
+      if (bias != nullptr) {
+        const P added = P::load_aligned(bias + j * shape::queries + v * shape::width);
+        z = select(added == P(excluded), added, z + added);
       }
+      std::apply([&](const auto&... mod) { ((z = modified<T, A>(mod, z, at)), ...); }, chain.mods);
+      z = plain ? z + P(log_weight2) : fma(z, P(log2_e<T>), P(log_weight2));
       if (hides) z = select(visible<T, A>(mask, at), z, P(excluded));
       lowest = min(z, lowest);
       high = max(z, high);

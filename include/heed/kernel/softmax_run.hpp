@@ -153,8 +153,7 @@ void run_softmax(const checker& check, const softmax_rows<S>& rows, const ForEac
   const bool bias = static_cast<bool>(rows.bias);
   const index_t share = round_up(softmax_worker_bytes<S, A>(features, value_features, bias, blend), cache_line);
   const scratch_block memory(check, scratch, scratch_total(share, where.concurrency));
-  const bool plain = chain.plain() && !bias;
-  const T factor = static_cast<T>(plain ? rows.scale * double(log2_e<T>) : rows.scale);
+  const T factor = static_cast<T>(chain.plain() ? rows.scale * double(log2_e<T>) : rows.scale);
 
   auto task = [&](index_t number, index_t worker) {
     const query_tile at = tiles.at(number);

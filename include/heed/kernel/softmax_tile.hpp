@@ -15,6 +15,13 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
+/// Additive bias of a tile, [key][lane] as its scores, or null; `excludes`: some element is -inf.
+template <class T>
+struct tile_bias {
+  const T* rows = nullptr;
+  bool excludes = false;
+};
+
 /// The state of `queries` query rows against the keys absorbed so far, in base 2:
 ///   reference m [lane]         an upper bound, up to a slack, of the logits seen; -inf before the first visible key
 ///   sum       l [lane]         sum of 2^(z - m)
@@ -68,11 +75,11 @@ class softmax_tile {
   /// Absorbs keys [first, first + count), all visible to all queries, count <= shape::keys.
   /// `log_weight2` is added to every base-2 logit.
   template <class Source, class Mask, class... Mods>
-  void absorb_full(const Source& source, index_t first, int count, tile_place place, const T* bias, T log_weight2,
+  void absorb_full(const Source& source, index_t first, int count, tile_place place, tile_bias<T> bias, T log_weight2,
                    const Mask& mask, const score_chain<Mods...>& chain) noexcept(sizeof...(Mods) == 0) {
     if constexpr (shape::fuse_exp) {
-      if (settled_ && groups_ == shape::vectors && chain.plain() && bias == nullptr &&
-          weigh_in_registers(source, first, count, log_weight2)) {
+      if (settled_ && groups_ == shape::vectors && chain.plain() && !bias.excludes &&
+          weigh_in_registers(source, first, count, bias.rows, log_weight2)) {
         add_values(source, first, {0, count, 0, groups_}, false);
         return;
       }
@@ -80,7 +87,7 @@ class softmax_tile {
     const tile_part all{0, count, 0, groups_};
     multiply_keys(source, first, all);
     start_maximum();
-    const bool excluded = finish_scores<T, A>(scores_, bias, top_, all, place, 0, log_weight2, mask, chain);
+    const bool excluded = finish_scores<T, A>(scores_, bias.rows, top_, all, place, 0, log_weight2, mask, chain);
     raise_reference(0, groups_);
     exponentiate(all);
     add_values(source, first, all, excluded);
@@ -88,7 +95,7 @@ class softmax_tile {
 
   /// Absorbs keys [first, first + count) that the mask may cut anywhere.
   template <class Source, class Mask, class... Mods>
-  void absorb_masked(const Source& source, index_t first, int count, tile_place place, const T* bias, T log_weight2,
+  void absorb_masked(const Source& source, index_t first, int count, tile_place place, tile_bias<T> bias, T log_weight2,
                      const Mask& mask, const score_chain<Mods...>& chain) {
     tile_part parts[shape::keys / shape::mask_keys];
     int used = 0;
@@ -111,7 +118,7 @@ class softmax_tile {
       }
       if (part.low >= part.high) continue;
       multiply_keys(source, first, part);
-      finish_scores<T, A>(scores_, bias, top_, part, place, masked, log_weight2, mask, chain);
+      finish_scores<T, A>(scores_, bias.rows, top_, part, place, masked, log_weight2, mask, chain);
       low = std::min(low, part.low);
       high = std::max(high, part.high);
       // Neighbors with the same vectors become one part: fewer, longer value products.
@@ -257,7 +264,7 @@ class softmax_tile {
   /// scores[j][lane] = 2^(k_j . q_lane - m), summed into l: exponentials taken while the products are in registers, against
   /// the reference as it stands. False if some sum shows that it no longer bounds the logits; the state is then unchanged.
   template <class Source>
-  bool weigh_in_registers(const Source& source, index_t first, int count, T log_weight2) noexcept {
+  bool weigh_in_registers(const Source& source, index_t first, int count, const T* bias, T log_weight2) noexcept {
     using stored = typename Source::storage_type;
     const bool far = source.count * (features_ + value_features_) * index_t(sizeof(stored)) > near_bytes;
     alignas(64) T start[pitch];
@@ -269,7 +276,8 @@ class softmax_tile {
     for_runs([&](index_t row, index_t most) { return source.keys(first + row, most); }, count, features_, copy_,
              [&](const T* keys, index_t stride, int rows, int row) {
                const auto values = source.values(first + row, rows);
-               weight_panel(keys, stride, rows, start, added, scores_ + row * pitch, values, far);
+               weight_panel(keys, stride, rows, start, bias == nullptr ? nullptr : bias + row * pitch, added,
+                            scores_ + row * pitch, values, far);
              });
     // A sum within the bound proves every weight within it. NaN fails the comparison and takes the long way.
     const P bound(T(2896));
@@ -284,7 +292,7 @@ class softmax_tile {
   /// `values`: the rows that are multiplied next. If the source is `far`, that is larger than the second-level cache can hold
   /// beside the tile, they are called there meanwhile; first read in short pieces of distant rows, they would come late.
   template <class S>
-  HEED_NOINLINE void weight_panel(const T* keys, index_t stride, int count, const T* start, T* added, T* weights,
+  HEED_NOINLINE void weight_panel(const T* keys, index_t stride, int count, const T* start, const T* bias, T* added, T* weights,
                                   const row_run<S>& values, bool far) const noexcept {
     constexpr int vectors = shape::vectors;
     P total[vectors];
@@ -298,7 +306,10 @@ class softmax_tile {
       }
       outer_product<decltype(rows)::value, vectors, pitch, T, A>(
           keys + r * stride, stride, unit_step{}, queries_, features_,
-          [&](int, int v) { return P::load_aligned(start + v * width); },
+          [&](int i, int v) {
+            const P first = P::load_aligned(start + v * width);
+            return bias == nullptr ? first : first + P::load_aligned(bias + (r + i) * pitch + v * width);
+          },
           [&](int i, int v, P z) {
             // A logit far above the reference must show in the sum.
             if constexpr (!exp2_saturates<T, A>) z = min(z, P(T(std::numeric_limits<T>::max_exponent - 2)));

@@ -49,26 +49,31 @@ struct bias_rows {
   index_t query_stride = 0, key_stride = 0;
 };
 
-/// to[key][lane] = bias(first_query + lane, first_key + key).
+/// to[key][lane] = factor * bias(first_query + lane, first_key + key). Returns whether some element is -inf.
 template <class T, class A, class S>
-void load_bias(const bias_rows<S>& bias, index_t first_query, int queries, index_t first_key, int keys, T* to) noexcept {
+bool load_bias(const bias_rows<S>& bias, index_t first_query, int queries, index_t first_key, int keys, T factor,
+               T* to) noexcept {
   using shape = tile_shape<T, A>;
   using P = pack<T, A>;
   const S* const corner = bias.data + first_query * bias.query_stride + first_key * bias.key_stride;
+  P lowest(T(0));
   for (int g = 0; g * shape::width < queries; ++g) {
     const int count = std::min(shape::width, queries - g * shape::width);
     const S* const rows = corner + g * shape::width * bias.query_stride;
     T* const column = to + g * shape::width;
     if (bias.query_stride == 0) {
-      for (int j = 0; j < keys; ++j) P(static_cast<T>(rows[j * bias.key_stride])).store_aligned(column + j * shape::queries);
+      for (int j = 0; j < keys; ++j)
+        P(factor * static_cast<T>(rows[j * bias.key_stride])).store_aligned(column + j * shape::queries);
     } else if (bias.key_stride == 1) {
-      load_transposed<shape::queries>(rows, bias.query_stride, count, keys, P(T(1)), column);
+      load_transposed<shape::queries>(rows, bias.query_stride, count, keys, P(factor), column);
     } else {
       // One value a query, for all keys.
-      load_transposed<shape::queries>(rows, bias.query_stride, count, 1, P(T(1)), column);
+      load_transposed<shape::queries>(rows, bias.query_stride, count, 1, P(factor), column);
       for (int j = 1; j < keys; ++j) P::load_aligned(column).store_aligned(column + j * shape::queries);
     }
+    for (int j = 0; j < keys; ++j) lowest = min(P::load_aligned(column + j * shape::queries), lowest);
   }
+  return any(lowest == P(-std::numeric_limits<T>::infinity()));
 }
 
 /// Lets the loaded tile attend to all keys of a source that the mask shows it.
@@ -83,6 +88,7 @@ void attend(softmax_tile<T, A>& tile, const Source& source, tile_place place, in
   const key_range range = mask.keys(place.b, place.h, place.query, place.query + queries);
   const index_t begin = std::max<index_t>(0, index_t(range.begin) - kv_offset) / keys * keys;
   const index_t end = std::min<index_t>(source.count, index_t(range.end) - kv_offset);
+  const T bias_factor = chain.plain() ? log2_e<T> : T(1);
   bool cut = false;
   for (const bool masked : {false, true}) {
     if (masked && !cut) break;
@@ -93,10 +99,10 @@ void attend(softmax_tile<T, A>& tile, const Source& source, tile_place place, in
           mask.classify(place.b, place.h, place.query, place.query + queries, place.key, place.key + count);
       cut = cut || seen == tile_class::partial;
       if (seen != (masked ? tile_class::partial : tile_class::full)) continue;
-      T* added = nullptr;
+      tile_bias<T> added;
       if (bias.data != nullptr) {
-        added = tile.bias_tile();
-        load_bias<T, A>(bias, first_query, queries, first, count, added);
+        added.rows = tile.bias_tile();
+        added.excludes = load_bias<T, A>(bias, first_query, queries, first, count, bias_factor, tile.bias_tile());
       }
       if (masked)
         tile.absorb_masked(source, first, count, place, added, log_weight2, mask, chain);

@@ -17,10 +17,12 @@ HEED_INLINE pack<T, A> load_as(const S* from) noexcept {
 #if defined(__AVX512F__)
     if constexpr (has_avx512<A> && std::is_same_v<T, float> && sizeof(S) == 2) {
       const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+      // Zero-masked forms: the others are built on an undefined register, which g++ 12 warns about.
+      constexpr __mmask16 every = 0xffff;
       if constexpr (std::is_same_v<S, bfloat16>)
-        return {typename pack<T, A>::batch_type(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)))};
+        return {typename pack<T, A>::batch_type(_mm512_castsi512_ps(_mm512_maskz_slli_epi32(every, _mm512_maskz_cvtepu16_epi32(every, half), 16)))};
       else
-        return {typename pack<T, A>::batch_type(_mm512_cvtph_ps(half))};
+        return {typename pack<T, A>::batch_type(_mm512_maskz_cvtph_ps(every, half))};
     }
 #endif
 #if defined(__AVX2__)
@@ -69,7 +71,7 @@ HEED_INLINE void store_as(S* to, pack<T, A> value) noexcept {
       const auto bits = bfloat16_bits(value) >> 16;
 #if defined(__AVX512F__)
       if constexpr (has_avx512<A>) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(bits.data));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_maskz_cvtepi32_epi16(0xffff, bits.data));
         return;
       }
 #endif
@@ -80,7 +82,7 @@ HEED_INLINE void store_as(S* to, pack<T, A> value) noexcept {
     }
 #if defined(__AVX512F__)
     if constexpr (std::is_same_v<S, float16> && std::is_same_v<T, float> && has_avx512<A>) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(value.value, _MM_FROUND_TO_NEAREST_INT));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_maskz_cvtps_ph(0xffff, value.value, _MM_FROUND_TO_NEAREST_INT));
       return;
     }
 #endif

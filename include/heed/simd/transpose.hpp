@@ -30,7 +30,7 @@ HEED_INLINE void transpose_stage(Native (&rows)[Lanes]) noexcept {
 
 /// rows[i] lane j becomes rows[j] lane i. log2(lanes) * lanes shuffles.
 template <class T, class A>
-HEED_INLINE void transpose(pack<T, A> (&rows)[pack<T, A>::lanes]) noexcept {
+HEED_INLINE void transpose(pack<T, A> (&rows)[static_cast<std::size_t>(lanes<T, A>)]) noexcept {
   constexpr int n = pack<T, A>::lanes;
   typedef T native __attribute__((vector_size(sizeof(T) * n)));
   using batch_type = typename pack<T, A>::batch_type;

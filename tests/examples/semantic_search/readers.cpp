@@ -110,11 +110,14 @@ TEST_CASE("damaged weights are refused with a reason") {
 }
 
 TEST_CASE("text becomes passages of whole sentences") {
-  const std::vector<passage> found = passages_of("A title\n\nMr. Smith came\n  home, e.g. by train. He\tslept.\n\nToo short.\n");
-  REQUIRE(found.size() == 1);
+  const std::vector<passage> found = passages_of(
+      "A title\n\nMr. Smith came\n  home, e.g. by train. He\tslept.\n\nIn the morning he left.\n\nThe end\n");
+  REQUIRE(found.size() == 2);
   CHECK(found[0].text == "A title Mr. Smith came home, e.g. by train. He slept.");
   CHECK(found[0].source == "source");
   CHECK(found[0].line == 3);
+  CHECK(found[1].text == "A title In the morning he left.");
+  CHECK(found[1].line == 6);
   CHECK(passages_of("").empty());
   CHECK(passages_of("one two three four five\n%\nsix seven eight nine ten").size() == 2);
 }

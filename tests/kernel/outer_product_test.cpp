@@ -1,0 +1,93 @@
+#include "support/arch.hpp"
+#include "support/catch.hpp"
+#include "support/random.hpp"
+
+#include <heed/kernel/outer_product.hpp>
+#include <heed/kernel/tile_shape.hpp>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+using heed::index_t;
+using heed::pack;
+
+namespace {
+
+/// Against plain loops in the order of depth. Sums of small integers are exact, so they must agree in every bit.
+template <int Rows, int Vectors, class T, class A>
+void check_block() {
+  using P = pack<T, A>;
+  constexpr int lanes = P::lanes, pitch = (Vectors + 2) * lanes;
+  support::random_engine random(Rows * 10 + Vectors);
+  const auto small = [&random] { return static_cast<T>(static_cast<int>(random() % 9) - 4); };
+  for (const index_t depth : {0, 1, 2, 7, 64}) {
+    const index_t row_step = depth + 3;
+    std::vector<T> a(static_cast<std::size_t>(Rows * row_step + 1));
+    for (T& x : a) x = small();
+    std::vector<T> memory(static_cast<std::size_t>(depth * pitch + 64 + 1), std::numeric_limits<T>::quiet_NaN());
+    T* b = memory.data();
+    while (reinterpret_cast<std::uintptr_t>(b) % 64 != 0) ++b;
+    for (index_t k = 0; k < depth; ++k)
+      for (int i = 0; i < Vectors * lanes; ++i) b[k * pitch + i] = small();
+
+    const auto check = [&](auto row, auto step) {
+      int emitted[Rows][Vectors] = {};
+      bool right = true;
+      heed::detail::outer_product<Rows, Vectors, pitch, T, A>(
+          a.data(), row, step, b, depth, [](int r, int v) { return P(T(10 * r + v)); },
+          [&](int r, int v, P sum) {
+            ++emitted[r][v];
+            T lane[lanes];
+            sum.store(lane);
+            for (int i = 0; i < lanes; ++i) {
+              T expected = T(10 * r + v);
+              for (index_t k = 0; k < depth; ++k)
+                expected += a[static_cast<std::size_t>(r * index_t(row) + k * index_t(step))] * b[k * pitch + v * lanes + i];
+              right = right && lane[i] == expected;
+            }
+          });
+      for (const auto& of_row : emitted)
+        for (const int count : of_row) right = right && count == 1;
+      CAPTURE(Rows, Vectors, depth, A::name());
+      CHECK(right);
+    };
+    check(row_step, heed::detail::unit_step{});
+    // Values: rows are neighbors, depth goes from row to row.
+    if (depth * Rows < static_cast<index_t>(a.size())) check(heed::detail::unit_step{}, index_t(Rows));
+  }
+}
+
+/// The blocks that a tile of this instruction set is cut into.
+template <int Vectors, class T, class A>
+void check_blocks() {
+  constexpr int most = heed::detail::tile_shape<T, A>::rows(Vectors);
+  check_block<most, Vectors, T, A>();
+  if constexpr (most > 8) check_block<8, Vectors, T, A>();
+  if constexpr (most > 4) check_block<4, Vectors, T, A>();
+  check_block<2, Vectors, T, A>();
+  check_block<1, Vectors, T, A>();
+}
+
+template <class T>
+void check_default_arch() {
+  using A = heed::default_arch;
+  check_blocks<heed::detail::tile_shape<T, A>::vectors, T, A>();
+  check_blocks<2, T, A>();
+  check_blocks<1, T, A>();
+}
+
+}  // namespace
+
+TEST_CASE("outer_product equals plain loops for all register blocks") {
+  check_default_arch<float>();
+  check_default_arch<double>();
+}
+
+TEST_CASE("outer_product equals plain loops on every instruction set") {
+  support::for_each_arch([](auto arch) {
+    using A = decltype(arch);
+    check_block<4, 2, float, A>();
+    check_block<2, 3, double, A>();
+  });
+}
