@@ -12,6 +12,7 @@
 #include <numeric>
 #include <string>
 #include <unsupported/Eigen/SpecialFunctions>
+#include <utility>
 #include <vector>
 
 #include "safetensors.hpp"
@@ -97,8 +98,9 @@ class minilm {
     matrix vectors(static_cast<index_t>(sentences.size()), hidden);
     std::vector<std::size_t> order(sentences.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
-    std::stable_sort(order.begin(), order.end(),
-                     [&](std::size_t a, std::size_t b) { return sentences[a].size() < sentences[b].size(); });
+    std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+      return std::pair(sentences[a].size(), a) < std::pair(sentences[b].size(), b);
+    });
     for (std::size_t first = 0, last = 0; first < order.size(); first = last) {
       std::vector<std::int32_t> offsets = {0};
       do {

@@ -143,6 +143,7 @@ TEST_CASE("an lse of other extents, or broadcast, is refused") {
   refuses([](call& c) { c.options.lse = view<float, 3>(c.p.lse.data(), {1, 4, 9}); }, {"options.lse", "10", "got 9"});
   refuses([](call& c) { c.options.lse = view<float, 3>(c.p.lse.data(), {1, 2, 10}); }, {"options.lse", "4", "got 2"});
   refuses([](call& c) { c.options.lse = view<float, 3>(c.p.lse.data(), {1, 4, 10}, {0, 0, 1}); }, {"options.lse", "broadcast"});
+  refuses([](call& c) { c.options.lse = view<float, 3>(c.p.lse.data(), {1, 4, 10}, {40, 3, 1}); }, {"options.lse", "distinct"});
 }
 
 TEST_CASE("windows below -1 and positions beyond int are refused") {

@@ -87,7 +87,7 @@ reference::softmax_result expected_of(const problem<S>& p, const std::vector<sof
   return reference::softmax<S>(p.q, k, v, all);
 }
 
-constexpr shape usual{2, 4, 2, 45, 1, 16, 20};
+constexpr shape usual{2, 4, 2, 75, 1, 16, 20};
 
 }  // namespace
 
