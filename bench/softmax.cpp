@@ -81,6 +81,7 @@ void forward(problem<T>& p, heed::softmax_options<T> options, int threads, const
 }
 
 constexpr int samples = 11;
+constexpr float alibi_slope[8] = {0.5f, 0.25f, 0.125f, 0.0625f, 0.03125f, 0.015625f, 0.0078125f, 0.00390625f};
 
 template <class T>
 void add(const std::string& dtype, const std::string& label, const shape& s, bool causal, index_t left, auto call) {
@@ -116,12 +117,11 @@ int main(int argc, char** argv) {
       forward(p, {.window_left = 255}, threads, heed::causal{});
     });
   const shape modded{1, 8, 8, 2048, 64};
-  static const float slope[8] = {0.5f, 0.25f, 0.125f, 0.0625f, 0.03125f, 0.015625f, 0.0078125f, 0.00390625f};
   add<float>("float32", "alibi", modded, true, -1, [](problem<float>& p, int threads) {
-    forward(p, {}, threads, heed::causal{}, [](auto s, auto at) { return s - slope[at.h] * (at.q - at.kv); });
+    forward(p, {}, threads, heed::causal{}, [](auto s, auto at) { return s - alibi_slope[at.h] * (at.q - at.kv); });
   });
   add<float>("float32", "alibi_full", modded, false, -1, [](problem<float>& p, int threads) {
-    forward(p, {}, threads, [](auto s, auto at) { return s - slope[at.h] * abs(at.q - at.kv); });
+    forward(p, {}, threads, [](auto s, auto at) { return s - alibi_slope[at.h] * abs(at.q - at.kv); });
   });
   add<float>("float32", "softcap", modded, false, -1,
              [](problem<float>& p, int threads) { forward(p, {.softcap = 30}, threads); });
