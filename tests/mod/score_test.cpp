@@ -106,7 +106,7 @@ TEST_CASE("softcap, tanh_score, temperature, log_activation") {
   STATIC_REQUIRE(std::is_same_v<decltype(heed::softcap{5.0}(1.f, at(0, 0, 0))), float>);
   STATIC_REQUIRE(std::is_same_v<decltype(heed::temperature{factors}(1.0, at(0, 0, 0))), double>);
   // Float scores are computed in float: a parameter of type double must not widen them.
-  CHECK(heed::softcap{0.3}(0.7f, at(0, 0, 0)) == 0.3f * std::tanh(0.7f / 0.3f));
+  for (float s = -2; s < 2; s += 0.01f) CHECK(heed::softcap{0.3}(s, at(0, 0, 0)) == 0.3f * std::tanh(s / 0.3f));
 }
 
 TEST_CASE("alibi slopes") {
@@ -158,7 +158,8 @@ TEST_CASE("relative_bias") {
 
 TEST_CASE("T5 buckets") {
   for (const bool bidirectional : {true, false})
-    for (const auto& [buckets, reach] : {std::pair{32, 128}, {32, 64}, {16, 100}, {8, 5}, {64, 1000}, {4, 3}}) {
+    for (const auto& [buckets, reach] :
+         {std::pair{32, 128}, {32, 64}, {16, 100}, {8, 5}, {64, 1000}, {4, 3}, {20, 160}, {38, 16}}) {
       const heed::t5_buckets bucket(buckets, reach, bidirectional);
       for (int d = -reach - 40; d <= reach + 40; ++d) {
         CAPTURE(bidirectional, buckets, reach, d);
