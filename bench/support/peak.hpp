@@ -19,8 +19,12 @@ inline double seconds(clock::time_point from, clock::time_point to) {
 
 /// Thread i of the OpenMP team stays on the i-th processor that the process may use.
 inline void pin_threads(int threads) {
-  cpu_set_t allowed;
-  sched_getaffinity(0, sizeof allowed, &allowed);
+  // As the process was started: once pinned, a thread no longer knows what else it may use.
+  static const cpu_set_t allowed = [] {
+    cpu_set_t set;
+    sched_getaffinity(0, sizeof set, &set);
+    return set;
+  }();
 #pragma omp parallel num_threads(threads)
   {
     int wanted = omp_get_thread_num();

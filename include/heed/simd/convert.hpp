@@ -56,8 +56,11 @@ HEED_INLINE xsimd::batch<std::uint32_t, A> bfloat16_bits(pack<float, A> value) n
   using bits_batch = xsimd::batch<std::uint32_t, A>;
   const bits_batch bits = reinterpret_batch<bits_batch>(value.value);
   const bits_batch rounded = bits + (bits_batch(0x7fffu) + ((bits >> 16) & bits_batch(1u)));
-  const auto is_nan = reinterpret_batch<xsimd::batch_bool<std::uint32_t, A>>((value != value).value);
-  return xsimd::select(is_nan, bits | bits_batch(0x400000u), rounded);
+  // xsimd 8 cannot select 32-bit integers under AVX-512 at -O0, floats it can.
+  using float_batch = xsimd::batch<float, A>;
+  const auto quieted = reinterpret_batch<float_batch>(bits | bits_batch(0x400000u));
+  return reinterpret_batch<bits_batch>(
+      xsimd::select((value != value).value, quieted, reinterpret_batch<float_batch>(rounded)));
 }
 
 /// One register to consecutive elements of a storage type, rounded to nearest even.
