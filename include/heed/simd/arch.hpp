@@ -16,7 +16,12 @@ HEED_ARCH_BEGIN
 using default_arch = xsimd::default_arch;
 
 /// Every instruction set that the translation unit can compile for, best first: supported_arches::for_each(f).
+#if defined(__aarch64__)
+// xsimd lists 32-bit NEON too, which has no double.
+using supported_arches = xsimd::arch_list<xsimd::neon64>;
+#else
 using supported_arches = xsimd::supported_architectures;
+#endif
 
 namespace detail {
 
