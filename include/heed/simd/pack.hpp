@@ -154,7 +154,14 @@ struct pack {
   HEED_INLINE friend pack operator+(pack a, pack b) noexcept { return {a.value + b.value}; }
   HEED_INLINE friend pack operator-(pack a, pack b) noexcept { return {a.value - b.value}; }
   HEED_INLINE friend pack operator*(pack a, pack b) noexcept { return {a.value * b.value}; }
-  HEED_INLINE friend pack operator/(pack a, pack b) noexcept { return {a.value / b.value}; }
+  HEED_INLINE friend pack operator/(pack a, pack b) noexcept {
+#if defined(__aarch64__)
+    // xsimd 8.1 approximates the float quotient of NEON; the instruction rounds it.
+    return {batch_type(a.value.data / b.value.data)};
+#else
+    return {a.value / b.value};
+#endif
+  }
   HEED_INLINE friend pack operator-(pack a) noexcept { return {-a.value}; }
   HEED_INLINE pack& operator+=(pack b) noexcept { return *this = *this + b; }
   HEED_INLINE pack& operator-=(pack b) noexcept { return *this = *this - b; }
