@@ -43,7 +43,8 @@ void check_block() {
             for (int i = 0; i < lanes; ++i) {
               T expected = T(10 * r + v);
               for (index_t k = 0; k < depth; ++k)
-                expected += a[static_cast<std::size_t>(r * index_t(row) + k * index_t(step))] * b[k * pitch + v * lanes + i];
+                expected +=
+                    a[static_cast<std::size_t>(r * index_t(row) + k * index_t(step))] * b[k * pitch + v * lanes + i];
               right = right && lane[i] == expected;
             }
           });

@@ -15,8 +15,8 @@ namespace reference {
 
 using heed::index_t;
 
-/// What a call does to scale q.k. Mods see positions p = i + q_offset and t = j + kv_offset; in a packed batch everything
-/// counts from the start of a sequence, whose number is `b`.
+/// What a call does to scale q.k. Mods see positions p = i + q_offset and t = j + kv_offset; in a packed batch
+/// everything counts from the start of a sequence, whose number is `b`.
 struct softmax_arguments {
   std::optional<double> scale;  // D^-1/2
   double softcap = 0;
@@ -35,7 +35,8 @@ struct softmax_arguments {
 /// The result, and how large rounding errors may be, in units of the accumulator's roundoff u:
 ///     lse_noise = sqrt(D) A + |lse| + 8 + sqrt(M)            A = max_j |scale| sum_d |q k|
 ///     out_noise = (sqrt(D) A + 8 + sqrt(T)) sum_j P |v|      T = 128 + number of tiles of 128 keys
-/// Softcap, bias, score mods and sink round once more, in proportion to the largest logit, which then counts as part of A.
+/// Softcap, bias, score mods and sink round once more, in proportion to the largest logit, which then counts as part of
+/// A.
 struct softmax_result {
   heed::tensor<double, 4> out, out_noise;  // [B,H,N,E]
   heed::tensor<double, 3> lse, lse_noise;  // [B,H,N]
@@ -124,8 +125,8 @@ void softmax_row(const heed::view<const S, 4>& q, const heed::view<const S, 4>& 
 
 /// q [B,H,N,D], k [B,G,M,D], v [B,G,M,E]. Excluded keys are not read.
 template <class S>
-softmax_result softmax(const heed::view<const S, 4>& q, const heed::view<const S, 4>& k, const heed::view<const S, 4>& v,
-                       const softmax_arguments& arguments = {}) {
+softmax_result softmax(const heed::view<const S, 4>& q, const heed::view<const S, 4>& k,
+                       const heed::view<const S, 4>& v, const softmax_arguments& arguments = {}) {
   const index_t B = q.extent(0), H = q.extent(1), N = q.extent(2), E = v.extent(3);
   const bool packed = !arguments.cu_q.empty();
   softmax_result result{heed::tensor<double, 4>({B, H, N, E}), heed::tensor<double, 4>({B, H, N, E}),

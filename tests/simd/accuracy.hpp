@@ -23,7 +23,7 @@ inline constexpr T infinity = std::numeric_limits<T>::infinity();
 
 template <class A>
 inline constexpr bool has_fma = heed::detail::has_avx512<A> || std::is_base_of_v<xsimd::neon64, A> ||
-                         std::is_base_of_v<xsimd::fma3<xsimd::avx2>, A>;
+                                std::is_base_of_v<xsimd::fma3<xsimd::avx2>, A>;
 
 /// Errors are measured in the wider of the two.
 template <class T>
@@ -51,7 +51,8 @@ struct samples {
     support::random_engine random(4);
     std::uniform_real_distribution<double> exponent(from, to);
     const int count = support::small_grid() ? 1 << 8 : 1 << 14;
-    for (int i = 0; i < count; ++i) add(static_cast<T>(std::pow(10.0, exponent(random)) * (both && i % 2 == 0 ? -1 : 1)), f);
+    for (int i = 0; i < count; ++i)
+      add(static_cast<T>(std::pow(10.0, exponent(random)) * (both && i % 2 == 0 ? -1 : 1)), f);
     return *this;
   }
 
@@ -66,7 +67,8 @@ struct samples {
 /// The distance of two neighbors of T around an exact value.
 template <class T>
 exact_t<T> ulp(exact_t<T> value) {
-  const int exponent = value == 0 ? std::numeric_limits<T>::min_exponent - 1 : std::max(std::ilogb(value), std::numeric_limits<T>::min_exponent - 1);
+  const int exponent = value == 0 ? std::numeric_limits<T>::min_exponent - 1
+                                  : std::max(std::ilogb(value), std::numeric_limits<T>::min_exponent - 1);
   return std::ldexp(exact_t<T>(1), exponent - std::numeric_limits<T>::digits + 1);
 }
 
@@ -88,7 +90,8 @@ double worst(const samples<T>& s, F f, Measure measure) {
 
 template <class T, class A, class F>
 double worst_ulp(const samples<T>& s, F f) {
-  return worst<T, A>(s, f, [](T got, exact_t<T> exact) { return std::abs(static_cast<exact_t<T>>(got) - exact) / ulp<T>(exact); });
+  return worst<T, A>(
+      s, f, [](T got, exact_t<T> exact) { return std::abs(static_cast<exact_t<T>>(got) - exact) / ulp<T>(exact); });
 }
 
 template <class T, class A, class F>

@@ -19,14 +19,32 @@ namespace {
 
 template <class S>
 bool same(S a, S b) {
-  return std::memcmp(&a, &b, sizeof(S)) == 0 || (std::isnan(static_cast<double>(a)) && std::isnan(static_cast<double>(b)));
+  return std::memcmp(&a, &b, sizeof(S)) == 0 ||
+         (std::isnan(static_cast<double>(a)) && std::isnan(static_cast<double>(b)));
 }
 
 /// Numbers that 16 bit hold and numbers that must be rounded, ties among them, large ones, small ones, special ones.
 std::vector<double> numbers() {
-  std::vector<double> x{0.0, -0.0, 1.0, -2.5, 1 + 0x1p-8, 1 + 0x3p-8, 1 + 0x1p-11, 1 + 0x3p-11, 65504, 65519, 65520, -70000,
-                        0x1p-14, 0x1p-24, 0x1p-25, 0x1.8p-25, 3e38, std::numeric_limits<double>::infinity(),
-                        -std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()};
+  std::vector<double> x{0.0,
+                        -0.0,
+                        1.0,
+                        -2.5,
+                        1 + 0x1p-8,
+                        1 + 0x3p-8,
+                        1 + 0x1p-11,
+                        1 + 0x3p-11,
+                        65504,
+                        65519,
+                        65520,
+                        -70000,
+                        0x1p-14,
+                        0x1p-24,
+                        0x1p-25,
+                        0x1.8p-25,
+                        3e38,
+                        std::numeric_limits<double>::infinity(),
+                        -std::numeric_limits<double>::infinity(),
+                        std::numeric_limits<double>::quiet_NaN()};
   support::random_engine random(9);
   std::normal_distribution<double> normal;
   while (x.size() < 512) x.push_back(std::ldexp(normal(random), static_cast<int>(random() % 40) - 24));
@@ -48,7 +66,8 @@ void check_conversions() {
       alignas(64) T lane[lanes];
       if (n == lanes) {
         load_as<T, A>(from.data()).store(lane);
-        for (int i = 0; i < lanes; ++i) loads = loads && same(lane[i], static_cast<T>(from[static_cast<std::size_t>(i)]));
+        for (int i = 0; i < lanes; ++i)
+          loads = loads && same(lane[i], static_cast<T>(from[static_cast<std::size_t>(i)]));
       }
       load_first_as<T, A>(from.data(), n).store(lane);
       for (int i = 0; i < lanes; ++i)
@@ -59,12 +78,14 @@ void check_conversions() {
       std::vector<S> to(static_cast<std::size_t>(lanes) + 1, static_cast<S>(-7.0));
       store_first_as(to.data(), pack<T, A>::load(wide), n);
       for (int i = 0; i <= lanes; ++i) {
-        const bool right = same(to[static_cast<std::size_t>(i)], i < n ? static_cast<S>(wide[i]) : static_cast<S>(-7.0));
+        const bool right =
+            same(to[static_cast<std::size_t>(i)], i < n ? static_cast<S>(wide[i]) : static_cast<S>(-7.0));
         (i < n ? stores : stays_inside) &= right;
       }
       if (n == lanes) {
         store_as(to.data(), pack<T, A>::load(wide));
-        for (int i = 0; i < lanes; ++i) stores = stores && same(to[static_cast<std::size_t>(i)], static_cast<S>(wide[i]));
+        for (int i = 0; i < lanes; ++i)
+          stores = stores && same(to[static_cast<std::size_t>(i)], static_cast<S>(wide[i]));
         stays_inside = stays_inside && same(to.back(), static_cast<S>(-7.0));
       }
     }
@@ -75,8 +96,8 @@ void check_conversions() {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("loads and stores convert every lane as numbers do, and no more of them than asked", "", float, bfloat16,
-                   float16) {
+TEMPLATE_TEST_CASE("loads and stores convert every lane as numbers do, and no more of them than asked", "", float,
+                   bfloat16, float16) {
   support::for_each_arch([](auto arch) { check_conversions<TestType, float, decltype(arch)>(); });
 }
 

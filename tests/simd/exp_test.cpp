@@ -2,17 +2,19 @@
 
 using namespace simd_test;
 
-TEMPLATE_TEST_CASE("exp2 keeps 1 ulp, and its limits", "", float, double) {
+TEMPLATE_TEST_CASE("exp2 keeps 1 ulp with fused multiply-add and 1.25 without, and its limits", "", float, double) {
   using T = TestType;
   constexpr T least = std::numeric_limits<T>::min_exponent - 1, most = std::numeric_limits<T>::max_exponent;
   const auto exact = [](auto x) { return std::exp2(x); };
-  const samples<T> whole(least, std::nextafter(most, T(0)), exact), small = samples<T>(T(-2), T(2), exact).near_zero(-12, 0, true, exact);
+  const samples<T> whole(least, std::nextafter(most, T(0)), exact),
+      small = samples<T>(T(-2), T(2), exact).near_zero(-12, 0, true, exact);
   support::for_each_arch([&](auto arch) {
     using A = decltype(arch);
     CAPTURE(A::name());
     const auto f = [](pack<T, A> x) { return exp2(x); };
-    CHECK(worst_ulp<T, A>(whole, f) <= 1);
-    CHECK(worst_ulp<T, A>(small, f) <= 1);
+    const double allowed = has_fma<A> ? 1 : 1.25;
+    CHECK(worst_ulp<T, A>(whole, f) <= allowed);
+    CHECK(worst_ulp<T, A>(small, f) <= allowed);
     for (int n = static_cast<int>(least); n < static_cast<int>(most); ++n) {
       if (at<T, A>(f, static_cast<T>(n)) == std::ldexp(T(1), n)) continue;
       CAPTURE(n);
@@ -61,14 +63,17 @@ TEMPLATE_TEST_CASE("exp2_bounded, as softmax weights use it, keeps a relative er
     CAPTURE(A::name());
     const auto f = [](pack<T, A> x) { return heed::detail::exp2_bounded<precision::weight>(x); };
     const double allowed = std::is_same_v<T, float> ? 2e-7 : 2.3e-16;
-    CHECK(worst<T, A>(whole, f, [](T got, exact_t<T> value) { return std::abs(static_cast<exact_t<T>>(got) / value - 1); }) <= allowed);
+    CHECK(worst<T, A>(whole, f, [](T got, exact_t<T> value) {
+            return std::abs(static_cast<exact_t<T>>(got) / value - 1);
+          }) <= allowed);
     for (int n = static_cast<int>(least); n <= 126; ++n) {
       if (at<T, A>(f, static_cast<T>(n)) == std::ldexp(T(1), n)) continue;
       CAPTURE(n);
       FAIL_CHECK("a power of two is not exact");
     }
     // Below the normal range: 0, or a subnormal number where the instruction gives one.
-    for (const T x : {std::nextafter(least, -infinity<T>), least - 10, least - 1000, T(-1e9), std::numeric_limits<T>::lowest()}) {
+    for (const T x :
+         {std::nextafter(least, -infinity<T>), least - 10, least - 1000, T(-1e9), std::numeric_limits<T>::lowest()}) {
       const T got = at<T, A>(f, x);
       CHECK(got >= 0);
       CHECK(got <= std::numeric_limits<T>::min());

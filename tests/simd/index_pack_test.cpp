@@ -17,7 +17,8 @@ TEMPLATE_TEST_CASE("index packs compute lane by lane what integers do", "", floa
     CHECK(lanes_of(max(o.pi, o.pj)) == each<I>([](I x, I y) { return std::max(x, y); }, o.i, o.j));
     CHECK(lanes_of(abs(o.pi)) == each<I>([](I x) { return x < 0 ? -x : x; }, o.i));
     for (const int divisor : {1, 2, 3, 7, 100}) {
-      CHECK(lanes_of(floor_mod(o.pi, divisor)) == each<I>([=](I x) { return ((x % divisor) + divisor) % divisor; }, o.i));
+      CHECK(lanes_of(floor_mod(o.pi, divisor)) ==
+            each<I>([=](I x) { return ((x % divisor) + divisor) % divisor; }, o.i));
       CHECK(lanes_of(floor_div(o.pi, divisor)) == each<I>([=](I x) { return std::floor(double(x) / divisor); }, o.i));
     }
     const std::vector<I> counted = lanes_of(index_pack<T, A>::counting_from(-5));

@@ -142,8 +142,10 @@ TEST_CASE("a sink that is NaN, +inf or of another extent is refused") {
 TEST_CASE("an lse of other extents, or broadcast, is refused") {
   refuses([](call& c) { c.options.lse = view<float, 3>(c.p.lse.data(), {1, 4, 9}); }, {"options.lse", "10", "got 9"});
   refuses([](call& c) { c.options.lse = view<float, 3>(c.p.lse.data(), {1, 2, 10}); }, {"options.lse", "4", "got 2"});
-  refuses([](call& c) { c.options.lse = view<float, 3>(c.p.lse.data(), {1, 4, 10}, {0, 0, 1}); }, {"options.lse", "broadcast"});
-  refuses([](call& c) { c.options.lse = view<float, 3>(c.p.lse.data(), {1, 4, 10}, {40, 3, 1}); }, {"options.lse", "distinct"});
+  refuses([](call& c) { c.options.lse = view<float, 3>(c.p.lse.data(), {1, 4, 10}, {0, 0, 1}); },
+          {"options.lse", "broadcast"});
+  refuses([](call& c) { c.options.lse = view<float, 3>(c.p.lse.data(), {1, 4, 10}, {40, 3, 1}); },
+          {"options.lse", "distinct"});
 }
 
 TEST_CASE("windows below -1 and positions beyond int are refused") {
@@ -158,7 +160,8 @@ TEST_CASE("windows below -1 and positions beyond int are refused") {
 
 TEST_CASE("bad offsets of a packed batch are refused") {
   using offsets = std::vector<std::int32_t>;
-  static const offsets q{0, 4, 10}, k{0, 20, 20}, late{1, 4, 10}, falling{0, 8, 6}, past_q{0, 4, 11}, past_k{0, 4, 21}, few{0, 10}, none;
+  static const offsets q{0, 4, 10}, k{0, 20, 20}, late{1, 4, 10}, falling{0, 8, 6}, past_q{0, 4, 11}, past_k{0, 4, 21},
+      few{0, 10}, none;
   static const std::vector<float> memory(200);
   const auto packed = [](const offsets& cu_q, const offsets& cu_k) {
     return [&cu_q, &cu_k](call& c) {
@@ -194,12 +197,15 @@ TEST_CASE("bad offsets of a packed batch are refused") {
 }
 
 TEST_CASE("outputs that overlap an input or each other are refused") {
-  refuses([](call& c) { c.q = view<const float, 4>(c.out.data() + 10, {1, 4, 10, 8}, {0, 6, 0, 1}); }, {"out", "overlap"});
+  refuses([](call& c) { c.q = view<const float, 4>(c.out.data() + 10, {1, 4, 10, 8}, {0, 6, 0, 1}); },
+          {"out", "overlap"});
   refuses([](call& c) { c.k = view<const float, 4>(c.out.data(), {1, 2, 20, 8}, {0, 0, 0, 1}); }, {"out", "overlap"});
-  refuses([](call& c) { c.v = view<const float, 4>(c.out.data() + 239, {1, 2, 20, 6}, {0, 0, 0, 1}); }, {"out", "overlap"});
+  refuses([](call& c) { c.v = view<const float, 4>(c.out.data() + 239, {1, 2, 20, 6}, {0, 0, 0, 1}); },
+          {"out", "overlap"});
   refuses([](call& c) { c.options.bias = view<const float, 4>(c.out.data(), {1, 1, 10, 20}); }, {"out", "overlap"});
   refuses([](call& c) { c.options.lse = view<float, 3>(c.out.data(), {1, 4, 10}); }, {"options.lse", "overlap"});
-  refuses([](call& c) { c.q = view<const float, 4>(c.p.lse.data(), {1, 4, 10, 8}, {0, 0, 0, 1}); }, {"options.lse", "overlap"});
+  refuses([](call& c) { c.q = view<const float, 4>(c.p.lse.data(), {1, 4, 10, 8}, {0, 0, 0, 1}); },
+          {"options.lse", "overlap"});
 }
 
 TEST_CASE("scratch that is too small is refused") {
@@ -213,8 +219,8 @@ TEST_CASE("empty tensors are legal, whatever their pointers") {
   heed::softmax_forward(view<const float, 4>(nullptr, {0, 4, 10, 8}), view<const float, 4>(nullptr, {0, 2, 20, 8}),
                         view<const float, 4>(nullptr, {0, 2, 20, 6}), view<float, 4>(nullptr, {0, 4, 10, 6}));
   call c;
-  heed::softmax_forward(c.q, view<const float, 4>(nullptr, {1, 2, 0, 8}), view<const float, 4>(nullptr, {1, 2, 0, 6}), c.out,
-                        c.options);
+  heed::softmax_forward(c.q, view<const float, 4>(nullptr, {1, 2, 0, 8}), view<const float, 4>(nullptr, {1, 2, 0, 6}),
+                        c.out, c.options);
   CHECK(std::all_of(c.p.out.begin(), c.p.out.end(), [](float x) { return x == 0; }));
   CHECK(std::all_of(c.p.lse.begin(), c.p.lse.end(), [](float x) { return x == -infinity; }));
 }

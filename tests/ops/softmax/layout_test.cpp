@@ -31,19 +31,21 @@ constexpr shape shapes[] = {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("strides and padding change no bit, and nothing outside the tensors is read or written", "", float, double,
-                   heed::bfloat16, heed::float16) {
+TEMPLATE_TEST_CASE("strides and padding change no bit, and nothing outside the tensors is read or written", "", float,
+                   double, heed::bfloat16, heed::float16) {
   using T = heed::accumulator_t<TestType>;
   for (const shape& s : shapes) {
     problem<TestType> dense(s);
-    heed::softmax_forward(dense.q, dense.k, dense.v, dense.out, {.lse = dense.lse, .window_left = 90, .window_right = 3});
+    heed::softmax_forward(dense.q, dense.k, dense.v, dense.out,
+                          {.lse = dense.lse, .window_left = 90, .window_right = 3});
     for (const layout in : support::layouts)
       for (const layout out : support::layouts) {
         CAPTURE(s.N, s.M, s.D, s.E, static_cast<int>(in), static_cast<int>(out), heed::dtype_name<TestType>);
         const auto q = laid_out(dense.q, in), k = laid_out(dense.k, in), v = laid_out(dense.v, in);
         guarded<TestType, 4> o({s.B, s.H, s.N, s.E}, out, support::quiet_nan<TestType>, TestType(-777));
         guarded<T, 3> lse({s.B, s.H, s.N}, out, support::quiet_nan<T>, T(-777));
-        heed::softmax_forward(q.all(), k.all(), v.all(), o.all(), {.lse = lse.all(), .window_left = 90, .window_right = 3});
+        heed::softmax_forward(q.all(), k.all(), v.all(), o.all(),
+                              {.lse = lse.all(), .window_left = 90, .window_right = 3});
         CHECK(same_bits<TestType, 4>(o.all(), dense.out));
         CHECK(same_bits<T, 3>(lse.all(), dense.lse));
         CHECK(o.intact());

@@ -16,7 +16,8 @@ std::vector<std::int32_t> random_ids(std::size_t count, bool ascending, unsigned
   std::vector<std::int32_t> ids(count);
   std::int32_t id = 0;
   for (std::int32_t& x : ids) {
-    if (random() % 17 == 0) id = ascending ? id + static_cast<std::int32_t>(random() % 3) : static_cast<std::int32_t>(random() % 4);
+    if (random() % 17 == 0)
+      id = ascending ? id + static_cast<std::int32_t>(random() % 3) : static_cast<std::int32_t>(random() % 4);
     x = id;
   }
   return ids;

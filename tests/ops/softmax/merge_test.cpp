@@ -23,8 +23,9 @@ struct state {
 
 template <class S>
 state<S> merged(const state<S>& a, const state<S>& b) {
-  state<S> c{tensor<S, 4>::full({a.out.extent(0), a.out.extent(1), a.out.extent(2), a.out.extent(3)}, support::quiet_nan<S>),
-             a.lse};
+  state<S> c{
+      tensor<S, 4>::full({a.out.extent(0), a.out.extent(1), a.out.extent(2), a.out.extent(3)}, support::quiet_nan<S>),
+      a.lse};
   softmax_merge(a.out, a.lse, b.out, b.lse, c.out, c.lse);
   return c;
 }
@@ -73,7 +74,8 @@ double merge_error(const state<S>& a, const state<S>& b, const state<S>& c) {
         for (index_t e = 0; e < 21; ++e) {
           const auto p = static_cast<double>(a.out(n, h, i, e)), q = static_cast<double>(b.out(n, h, i, e));
           const double out = (std::exp(x - top) * p + std::exp(y - top) * q) / total;
-          const double allowed = 4 * u * (std::fabs(p) + std::fabs(q)) + (sizeof(S) == 2 ? roundoff<S> * std::fabs(out) : 0);
+          const double allowed =
+              4 * u * (std::fabs(p) + std::fabs(q)) + (sizeof(S) == 2 ? roundoff<S> * std::fabs(out) : 0);
           worst = worse(worst, relative_to(static_cast<double>(c.out(n, h, i, e)), out, allowed));
         }
       }
@@ -102,7 +104,8 @@ TEMPLATE_TEST_CASE("merging is as accurate as it says", "", float, double, heed:
   }
 }
 
-TEMPLATE_TEST_CASE("the empty state changes nothing, bit for bit, from either side", "", float, double, heed::bfloat16) {
+TEMPLATE_TEST_CASE("the empty state changes nothing, bit for bit, from either side", "", float, double,
+                   heed::bfloat16) {
   support::random_engine random(42);
   const auto a = random_state<TestType>(random, 5);
   CHECK(same_state(merged(a, empty_state<TestType>()), a));
@@ -121,7 +124,8 @@ TEST_CASE("what an empty state holds as output is not read") {
 
 TEST_CASE("merging commutes and associates up to rounding") {
   support::random_engine random(44);
-  const auto a = random_state<double>(random, 3), b = random_state<double>(random, 3), c = random_state<double>(random, 3);
+  const auto a = random_state<double>(random, 3), b = random_state<double>(random, 3),
+             c = random_state<double>(random, 3);
   const auto ab_c = merged(merged(a, b), c), a_bc = merged(a, merged(b, c)), ba = merged(b, a), ab = merged(a, b);
   for (index_t i = 0; i < ab.out.size(); ++i) {
     CHECK(std::fabs(ab_c.out.data()[i] - a_bc.out.data()[i]) < 1e-14);
@@ -176,12 +180,17 @@ TEST_CASE("softmax_merge refuses what does not fit together") {
              ContainsSubstring("out.extent(3)"));
   CHECK_THAT(message([&] { softmax_merge(a.out, a.lse, b.out, b.lse, c.out, c.lse.all().slice(2, 0, 10)); }),
              ContainsSubstring("lse.extent(2)"));
-  CHECK_THAT(message([&] { softmax_merge(view<const float, 4>(c.out.data(), {2, 3, 11, 21}, {1, 0, 0, 1}), a.lse, b.out, b.lse, c.out, c.lse); }),
+  CHECK_THAT(message([&] {
+               softmax_merge(view<const float, 4>(c.out.data(), {2, 3, 11, 21}, {1, 0, 0, 1}), a.lse, b.out, b.lse,
+                             c.out, c.lse);
+             }),
              ContainsSubstring("overlap"));
-  CHECK_THAT(message([&] { softmax_merge(a.out, a.lse, b.out, b.lse, c.out, view<float, 3>(c.out.data() + 5, {2, 3, 11})); }),
-             ContainsSubstring("overlap"));
+  CHECK_THAT(
+      message([&] { softmax_merge(a.out, a.lse, b.out, b.lse, c.out, view<float, 3>(c.out.data() + 5, {2, 3, 11})); }),
+      ContainsSubstring("overlap"));
   CHECK_THAT(message([&] { softmax_merge(a.out, a.lse, b.out, b.lse, c.out, c.lse.all().broadcast(1, 3)); }),
              ContainsSubstring("lse"));
-  CHECK_THAT(message([&] { softmax_merge(a.out, view<const float, 3>(nullptr, {2, 3, 11}), b.out, b.lse, c.out, c.lse); }),
-             ContainsSubstring("lse_a"));
+  CHECK_THAT(
+      message([&] { softmax_merge(a.out, view<const float, 3>(nullptr, {2, 3, 11}), b.out, b.lse, c.out, c.lse); }),
+      ContainsSubstring("lse_a"));
 }

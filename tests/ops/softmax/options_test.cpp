@@ -89,15 +89,18 @@ TEST_CASE("q_offset and kv_offset move the positions that windows see") {
       for (const index_t left : {-1, 20}) {
         problem<float> p({1, 2, 1, 60, 140, 8, 8});
         CAPTURE(q_offset, kv_offset, left);
-        CHECK(error_of<float>(p, {.window_left = left, .window_right = 0, .q_offset = q_offset, .kv_offset = kv_offset}) <= 1);
+        CHECK(error_of<float>(
+                  p, {.window_left = left, .window_right = 0, .q_offset = q_offset, .kv_offset = kv_offset}) <= 1);
       }
 }
 
 TEST_CASE("q_offset defaults to M - N: the last query stands at the last key") {
   for (const index_t N : {5, 40, 200}) {
     problem<float> given({1, 1, 1, N, 60, 8, 8}), not_given({1, 1, 1, N, 60, 8, 8});
-    heed::softmax_forward(given.q, given.k, given.v, given.out, {.lse = given.lse, .window_right = 0, .q_offset = 60 - N});
-    heed::softmax_forward(not_given.q, not_given.k, not_given.v, not_given.out, {.lse = not_given.lse, .window_right = 0});
+    heed::softmax_forward(given.q, given.k, given.v, given.out,
+                          {.lse = given.lse, .window_right = 0, .q_offset = 60 - N});
+    heed::softmax_forward(not_given.q, not_given.k, not_given.v, not_given.out,
+                          {.lse = not_given.lse, .window_right = 0});
     CHECK(same_result(given, not_given));
   }
 }

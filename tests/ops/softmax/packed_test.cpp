@@ -38,14 +38,15 @@ void solve_one_by_one(problem<S>& p, const batch& offsets, softmax_options<S> op
       return t.all().slice(2, cu[i], cu[i + 1]);
     };
     options.lse = rows(p.lse, offsets.q, s);
-    heed::softmax_forward(rows(p.q, offsets.q, s), rows(p.k, offsets.k, s), rows(p.v, offsets.k, s), rows(p.out, offsets.q, s),
-                          options, mods...);
+    heed::softmax_forward(rows(p.q, offsets.q, s), rows(p.k, offsets.k, s), rows(p.v, offsets.k, s),
+                          rows(p.out, offsets.q, s), options, mods...);
   }
 }
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a packed batch equals its sequences by themselves, bit for bit", "", float, double, heed::bfloat16) {
+TEMPLATE_TEST_CASE("a packed batch equals its sequences by themselves, bit for bit", "", float, double,
+                   heed::bfloat16) {
   support::random_engine random(31);
   for (int round = 0; round < 6; ++round) {
     const batch offsets = random_batch(random, support::draw(random, 1, 8));
@@ -60,7 +61,8 @@ TEMPLATE_TEST_CASE("a packed batch equals its sequences by themselves, bit for b
       CAPTURE(round, right);
       // Rows past the last sequence are untouched in both: full of NaN.
       CHECK(same_result(together, apart));
-      const auto expected = reference::softmax<TestType>(together.q, together.k, together.v, arguments_of<TestType>(options));
+      const auto expected =
+          reference::softmax<TestType>(together.q, together.k, together.v, arguments_of<TestType>(options));
       CHECK(worst_error(together, expected) <= 1);
       for (index_t i = offsets.q.back(); i < together.lse.extent(2); ++i) CHECK(std::isnan(together.lse(0, 1, i)));
     }
@@ -75,7 +77,8 @@ TEST_CASE("masks and mods of a packed batch see positions within a sequence, and
     const batch offsets = random_batch(random, 6);
     auto p = packed_problem<float>(offsets, 0);
     CAPTURE(round);
-    CHECK(error_of<float>(p, {.window_left = 60, .cu_seqlens_q = offsets.q, .cu_seqlens_k = offsets.k}, 1, mask, score) <= 1);
+    CHECK(error_of<float>(p, {.window_left = 60, .cu_seqlens_q = offsets.q, .cu_seqlens_k = offsets.k}, 1, mask,
+                          score) <= 1);
   }
 }
 
@@ -98,10 +101,9 @@ TEST_CASE("offsets may be 32 or 64 bit, from a container or a view") {
   auto wide = packed_problem<float>(offsets, 2), narrow = packed_problem<float>(offsets, 2);
   heed::softmax_forward(wide.q, wide.k, wide.v, wide.out,
                         {.lse = wide.lse, .cu_seqlens_q = offsets.q, .cu_seqlens_k = offsets.k});
-  heed::softmax_forward(narrow.q, narrow.k, narrow.v, narrow.out,
-                        {.lse = narrow.lse,
-                         .cu_seqlens_q = q32,
-                         .cu_seqlens_k = view<const std::int32_t, 1>(k32.data(), {4})});
+  heed::softmax_forward(
+      narrow.q, narrow.k, narrow.v, narrow.out,
+      {.lse = narrow.lse, .cu_seqlens_q = q32, .cu_seqlens_k = view<const std::int32_t, 1>(k32.data(), {4})});
   CHECK(same_result(wide, narrow));
 }
 

@@ -45,24 +45,28 @@ auto solver(const Mods&... mods) {
 constexpr shape usual{2, 2, 1, 40, 170, 24, 20};
 
 /// Zeros and -inf if a row sees nothing.
-void check_row_by_row(problem<float>& p, const std::function<bool(index_t i, index_t j)>& visible, index_t b, index_t h) {
+void check_row_by_row(problem<float>& p, const std::function<bool(index_t i, index_t j)>& visible, index_t b,
+                      index_t h) {
   reference::softmax_arguments arguments;
   const index_t offset = p.k.extent(2) - p.q.extent(2);
   arguments.visible = [&](int, int, int query, int key) { return visible(query - offset, key); };
   const auto expected = reference::softmax<float>(p.q, p.k, p.v, arguments);
   for (index_t i = 0; i < p.q.extent(2); ++i) {
     CHECK(relative_to(p.lse(b, h, i), expected.lse(b, h, i), 1e-5) <= 1);
-    for (index_t e = 0; e < p.v.extent(3); ++e) CHECK(relative_to(p.out(b, h, i, e), expected.out(b, h, i, e), 1e-5) <= 1);
+    for (index_t e = 0; e < p.v.extent(3); ++e)
+      CHECK(relative_to(p.out(b, h, i, e), expected.out(b, h, i, e), 1e-5) <= 1);
   }
 }
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("NaN in keys and values that a window hides has no effect", "", float, double, heed::bfloat16, heed::float16) {
+TEMPLATE_TEST_CASE("NaN in keys and values that a window hides has no effect", "", float, double, heed::bfloat16,
+                   heed::float16) {
   check_unseen<TestType>(
       usual, [](index_t, index_t j) { return j >= 95 && j < 165; },
       [](problem<TestType>& p) {
-        heed::softmax_forward(p.q, p.k, p.v, p.out, {.lse = p.lse, .window_left = 30, .window_right = 0, .q_offset = 125});
+        heed::softmax_forward(p.q, p.k, p.v, p.out,
+                              {.lse = p.lse, .window_left = 30, .window_right = 0, .q_offset = 125});
         for (index_t i = 0; i < 40; ++i) CHECK(std::isfinite(static_cast<double>(p.lse(1, 1, i))));
       });
 }

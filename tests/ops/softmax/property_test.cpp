@@ -72,7 +72,8 @@ TEMPLATE_TEST_CASE("keys permuted together with their values give the same resul
       for (index_t b = 0; b < from.extent(0); ++b)
         for (index_t g = 0; g < from.extent(1); ++g)
           for (index_t j = 0; j < from.extent(2); ++j)
-            for (index_t d = 0; d < from.extent(3); ++d) to(b, g, order[static_cast<std::size_t>(j)], d) = from(b, g, j, d);
+            for (index_t d = 0; d < from.extent(3); ++d)
+              to(b, g, order[static_cast<std::size_t>(j)], d) = from(b, g, j, d);
     };
     permute(p.k, permuted.k);
     permute(p.v, permuted.v);
@@ -98,7 +99,8 @@ TEMPLATE_TEST_CASE("values that do not depend on the key are the output", "", fl
     for (index_t b = 0; b < p.v.extent(0); ++b)
       for (index_t g = 0; g < p.v.extent(1); ++g)
         for (index_t j = 0; j < p.v.extent(2); ++j)
-          for (index_t e = 0; e < p.v.extent(3); ++e) p.v(b, g, j, e) = static_cast<TestType>(g - 2 * b + 1) + TestType(0.37) * static_cast<TestType>(e);
+          for (index_t e = 0; e < p.v.extent(3); ++e)
+            p.v(b, g, j, e) = static_cast<TestType>(g - 2 * b + 1) + TestType(0.37) * static_cast<TestType>(e);
     solve(p, {.window_right = round % 2 == 0 ? -1 : 0});
     const index_t group = p.q.extent(1) / p.v.extent(1);
     double worst = 0;
@@ -120,7 +122,8 @@ TEMPLATE_TEST_CASE("values that do not depend on the key are the output", "", fl
 TEMPLATE_TEST_CASE("shared kv heads equal repeated ones, bit for bit", "", float, double, heed::bfloat16) {
   for_random_problems<TestType>(104, [](problem<TestType>& p, int round) {
     const index_t heads = p.q.extent(1), group = heads / p.k.extent(1);
-    problem<TestType> repeated({p.q.extent(0), heads, heads, p.q.extent(2), p.k.extent(2), p.q.extent(3), p.v.extent(3)});
+    problem<TestType> repeated(
+        {p.q.extent(0), heads, heads, p.q.extent(2), p.k.extent(2), p.q.extent(3), p.v.extent(3)});
     repeated.q = p.q;
     for (index_t b = 0; b < p.q.extent(0); ++b)
       for (index_t h = 0; h < heads; ++h)
@@ -148,7 +151,8 @@ TEMPLATE_TEST_CASE("a sink of -inf is no sink, bit for bit", "", float, double) 
 TEMPLATE_TEST_CASE("a sink equals one more key with that score and a value of zero", "", float, double) {
   for_random_problems<TestType>(106, [](problem<TestType>& p, int) {
     const index_t M = p.k.extent(2);
-    problem<TestType> longer({p.q.extent(0), p.q.extent(1), p.k.extent(1), p.q.extent(2), M + 1, p.q.extent(3), p.v.extent(3)});
+    problem<TestType> longer(
+        {p.q.extent(0), p.q.extent(1), p.k.extent(1), p.q.extent(2), M + 1, p.q.extent(3), p.v.extent(3)});
     longer.q = p.q;
     for (index_t b = 0; b < p.k.extent(0); ++b)
       for (index_t g = 0; g < p.k.extent(1); ++g)
@@ -173,7 +177,8 @@ TEST_CASE("a softcap tends to none as it grows") {
     problem<double> capped({1, 2, 1, 20, 60, 16, 8});
     solve(capped, {.softcap = cap});
     double largest = 0;
-    for (index_t i = 0; i < capped.out.size(); ++i) largest = std::max(largest, std::fabs(capped.out.data()[i] - none.out.data()[i]));
+    for (index_t i = 0; i < capped.out.size(); ++i)
+      largest = std::max(largest, std::fabs(capped.out.data()[i] - none.out.data()[i]));
     CHECK(largest < before / 50);
     before = largest;
   }
@@ -213,7 +218,8 @@ TEMPLATE_TEST_CASE("fully masked rows are zeros and -inf", "", float, double, he
         const bool nothing = static_cast<double>(p.lse(0, h, i)) == minus_infinity;
         empty = empty && (!sees_nothing || nothing);
         full = full && (sees_nothing || !nothing);
-        for (index_t e = 0; e < p.out.extent(3); ++e) empty = empty && (!sees_nothing || static_cast<double>(p.out(0, h, i, e)) == 0);
+        for (index_t e = 0; e < p.out.extent(3); ++e)
+          empty = empty && (!sees_nothing || static_cast<double>(p.out(0, h, i, e)) == 0);
       }
     CHECK(empty);
     CHECK(full);
@@ -246,7 +252,8 @@ TEMPLATE_TEST_CASE("scores of +-1e4 and biases of -inf stay finite", "", float, 
   for_random_problems<TestType>(112, [](problem<TestType>& p, int round) {
     const index_t N = p.q.extent(2), M = p.k.extent(2);
     auto bias = support::normal_tensor<TestType, 4>({1, 1, N, M}, p.random);
-    for (TestType& x : bias) x = p.random() % 5 == 0 ? static_cast<TestType>(minus_infinity) : x < 0 ? TestType(-1e4) : TestType(1e4);
+    for (TestType& x : bias)
+      x = p.random() % 5 == 0 ? static_cast<TestType>(minus_infinity) : x < 0 ? TestType(-1e4) : TestType(1e4);
     const softmax_options<TestType> options{.bias = bias, .window_right = round % 2 == 0 ? -1 : 3};
     solve(p, options);
     CHECK(worst_error(p, expected_of(p, options)) <= 1);

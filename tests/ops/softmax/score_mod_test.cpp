@@ -30,7 +30,8 @@ TEST_CASE("a generic lambda changes scores") {
 }
 
 TEST_CASE("a lambda with concrete types changes scores, called for one pair at a time") {
-  check_mods(1.5, [](float s, position at) { return at.kv % 2 == 0 ? 1.5f * s : s - 0.25f * static_cast<float>(at.h); });
+  check_mods(1.5,
+             [](float s, position at) { return at.kv % 2 == 0 ? 1.5f * s : s - 0.25f * static_cast<float>(at.h); });
   check_mods<double>(1, [](double s, const position& at) { return s + 0.01 * at.q * (at.b + 1); });
 }
 

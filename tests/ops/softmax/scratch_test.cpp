@@ -26,7 +26,14 @@ void* counted(std::size_t bytes, std::size_t alignment) {
 
 void* operator new(std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
 void* operator new[](std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) { return counted(bytes, static_cast<std::size_t>(alignment)); }
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  ++allocations;
+  return std::malloc(bytes);
+}
+void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept { return operator new(bytes, std::nothrow); }
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  return counted(bytes, static_cast<std::size_t>(alignment));
+}
 void* operator new[](std::size_t bytes, std::align_val_t alignment) {
   return counted(bytes, static_cast<std::size_t>(alignment));
 }
@@ -58,10 +65,11 @@ long allocations_of(const Call& call) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("with scratch of the caller's a call allocates nothing, and NaN in it changes nothing", "", float, double,
-                   heed::bfloat16, heed::float16) {
+TEMPLATE_TEST_CASE("with scratch of the caller's a call allocates nothing, and NaN in it changes nothing", "", float,
+                   double, heed::bfloat16, heed::float16) {
   const auto with_mods = [](problem<TestType>& p, const softmax_options<TestType>& options) {
-    heed::softmax_forward(p.q, p.k, p.v, p.out, options, heed::causal{}, [](auto s, auto at) { return s - 0.1f * (at.q - at.kv); });
+    heed::softmax_forward(p.q, p.k, p.v, p.out, options, heed::causal{},
+                          [](auto s, auto at) { return s - 0.1f * (at.q - at.kv); });
   };
   problem<TestType> lent(usual), own(usual);
   const auto bias = support::normal_tensor<TestType, 4>({1, 4, 70, 300}, lent.random);

@@ -104,7 +104,8 @@ TEMPLATE_TEST_CASE("segments are one softmax over the keys of all", "", float, d
 TEST_CASE("log weights add to the scores of their segment, by head; -inf removes it") {
   segmented<float> p(usual);
   auto segments = plain_segments(p);
-  const std::vector<std::array<float, 4>> weights{{0.5f, -3, -infinity, 10}, {0, 0, 0, 0}, {-1, 2, -infinity, -infinity}, {-50, 1, -infinity, 60}};
+  const std::vector<std::array<float, 4>> weights{
+      {0.5f, -3, -infinity, 10}, {0, 0, 0, 0}, {-1, 2, -infinity, -infinity}, {-50, 1, -infinity, 60}};
   for (std::size_t s = 0; s < segments.size(); ++s)
     segments[s].options.log_weight = view<const float, 1>(weights[s].data(), {4});
   softmax_segments_forward(p.q, segments, p.out, {.lse = p.lse});
@@ -154,7 +155,8 @@ TEST_CASE("segments of different masks come in a tuple") {
 
 TEST_CASE("a segment of batch extent 1 serves every batch entry") {
   segmented<float> p(usual);
-  const auto k = support::normal_tensor<float, 4>({1, 2, 9, 16}, p.random), v = support::normal_tensor<float, 4>({1, 2, 9, 20}, p.random);
+  const auto k = support::normal_tensor<float, 4>({1, 2, 9, 16}, p.random),
+             v = support::normal_tensor<float, 4>({1, 2, 9, 20}, p.random);
   const std::vector<softmax_segment<float>> segments{{p.k[2], p.v[2]}, {k, v}};
   softmax_segments_forward(p.q, segments, p.out, {.lse = p.lse});
   CHECK(worst_error<float>(p, expected_of(p, segments)) <= 1);
@@ -216,13 +218,17 @@ TEMPLATE_TEST_CASE("a blend adds the softmax of each segment with its factor", "
 TEST_CASE("packed segments: every sequence has its part of each") {
   const std::vector<std::int32_t> cu_q{0, 20, 20, 70}, cu_first{0, 3, 5, 5}, cu_second{0, 30, 90, 140};
   problem<float> p({1, 4, 2, 75, 1, 16, 20}), one({1, 4, 2, 75, 1, 16, 20});
-  const auto k1 = support::normal_tensor<float, 4>({1, 2, 6, 16}, p.random), v1 = support::normal_tensor<float, 4>({1, 2, 6, 20}, p.random);
-  const auto k2 = support::normal_tensor<float, 4>({1, 2, 141, 16}, p.random), v2 = support::normal_tensor<float, 4>({1, 2, 141, 20}, p.random);
+  const auto k1 = support::normal_tensor<float, 4>({1, 2, 6, 16}, p.random),
+             v1 = support::normal_tensor<float, 4>({1, 2, 6, 20}, p.random);
+  const auto k2 = support::normal_tensor<float, 4>({1, 2, 141, 16}, p.random),
+             v2 = support::normal_tensor<float, 4>({1, 2, 141, 20}, p.random);
   const std::array segments{softmax_segment<float>{k1, v1, {.cu_seqlens_k = cu_first}},
                             softmax_segment<float>{k2, v2, {.window_right = 0, .cu_seqlens_k = cu_second}}};
   softmax_segments_forward(p.q, segments, p.out, {.lse = p.lse, .cu_seqlens_q = cu_q});
   for (std::size_t s = 0; s < 3; ++s) {
-    const auto rows = [s](const auto& t, const std::vector<std::int32_t>& cu) { return t.all().slice(2, cu[s], cu[s + 1]); };
+    const auto rows = [s](const auto& t, const std::vector<std::int32_t>& cu) {
+      return t.all().slice(2, cu[s], cu[s + 1]);
+    };
     const std::array mine{softmax_segment<float>{rows(k1, cu_first), rows(v1, cu_first)},
                           softmax_segment<float>{rows(k2, cu_second), rows(v2, cu_second), {.window_right = 0}}};
     softmax_segments_forward(rows(p.q, cu_q), mine, one.out.all().slice(2, cu_q[s], cu_q[s + 1]),
@@ -249,13 +255,15 @@ TEST_CASE("softmax_segments_forward refuses what it cannot mean") {
   const auto as_is = [](auto&) {};
   using segments_of = std::vector<softmax_segment<float>>;
   CHECK_THAT(message([&](segments_of& s) { s[2].v = p.v[3]; }), ContainsSubstring("segments[2].v.extent(2)"));
-  CHECK_THAT(message([&](segments_of& s) { s[3].k = s[3].k.slice(3, 0, 7); }), ContainsSubstring("segments[3].k.extent(3)"));
+  CHECK_THAT(message([&](segments_of& s) { s[3].k = s[3].k.slice(3, 0, 7); }),
+             ContainsSubstring("segments[3].k.extent(3)"));
   CHECK_THAT(message([&](segments_of& s) { s[0].options.window_left = -2; }), ContainsSubstring("window_left"));
   CHECK_THAT(message([&](segments_of& s) { s[0].options.log_weight = view<const float, 1>(weights.data(), {4}); }),
              ContainsSubstring("segments[0].options.log_weight"));
   CHECK_THAT(message([&](segments_of& s) { s[1].options.log_weight = view<const float, 1>(weights.data(), {3}); }),
              ContainsSubstring("segments[1].options.log_weight"));
-  CHECK_THAT(message([&](segments_of& s) { s[1].options.blend = 0.5; }), ContainsSubstring("a blend in every segment or in none"));
+  CHECK_THAT(message([&](segments_of& s) { s[1].options.blend = 0.5; }),
+             ContainsSubstring("a blend in every segment or in none"));
   CHECK_THAT(message([&](segments_of& s) { s[1].options.blend = double(infinity); }), ContainsSubstring("finite"));
   const auto blend_all = [](segments_of& s) {
     for (auto& segment : s) segment.options.blend = 1;
@@ -266,5 +274,6 @@ TEST_CASE("softmax_segments_forward refuses what it cannot mean") {
   CHECK_THAT(message(as_is, {.window_right = 0}), ContainsSubstring("window"));
   CHECK_THAT(message(as_is, {.q_offset = 3}), ContainsSubstring("q_offset"));
   CHECK_THAT(message(as_is, {.bias = p.q}), ContainsSubstring("options.bias"));
-  CHECK_THAT(message([&](segments_of& s) { s[0].k = view<const float, 4>(p.out.data(), {2, 2, 5, 16}); }), ContainsSubstring("overlap"));
+  CHECK_THAT(message([&](segments_of& s) { s[0].k = view<const float, 4>(p.out.data(), {2, 2, 5, 16}); }),
+             ContainsSubstring("overlap"));
 }

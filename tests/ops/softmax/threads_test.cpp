@@ -82,7 +82,8 @@ void check_executor(heed::executor_ref where, const char* name) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("results are bit-equal in whatever order and by whatever worker tasks are run", "", float, heed::bfloat16) {
+TEMPLATE_TEST_CASE("results are bit-equal in whatever order and by whatever worker tasks are run", "", float,
+                   heed::bfloat16) {
   for (const index_t workers : {1, 2, 7}) {
     shuffling_executor backwards(shuffling_executor::order::backwards, workers);
     shuffling_executor shuffled(shuffling_executor::order::shuffled, workers);
@@ -103,8 +104,10 @@ TEST_CASE("an exception of a mod passes, from a team of threads too") {
     if (at.q == 70 && at.h == 2) throw std::runtime_error("from a mod");
     return true;
   };
-  CHECK_THROWS_AS(heed::softmax_forward(p.q, p.k, p.v, p.out, {.executor = heed::openmp(3)}, throwing), std::runtime_error);
-  CHECK_THROWS_AS(heed::softmax_forward(p.q, p.k, p.v, p.out, {.executor = heed::serial()}, throwing), std::runtime_error);
+  CHECK_THROWS_AS(heed::softmax_forward(p.q, p.k, p.v, p.out, {.executor = heed::openmp(3)}, throwing),
+                  std::runtime_error);
+  CHECK_THROWS_AS(heed::softmax_forward(p.q, p.k, p.v, p.out, {.executor = heed::serial()}, throwing),
+                  std::runtime_error);
   // Nothing is left in a state that would spoil the next call.
   CHECK(error_of(p) <= 1);
 }
