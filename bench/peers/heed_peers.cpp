@@ -19,7 +19,7 @@ void forward(const void* q, const void* k, const void* v, void* out, const heed:
   const heed::view<const T, 4> values(static_cast<const T*>(v), {B, G, M, E});
   const heed::view<T, 4> result(static_cast<T*>(out), {B, H, N, E});
 
-  heed::softmax_options<T> options;
+  heed::softmax_options<T> options{};
   if (window > 0) options.window_left = window - 1;
   options.executor = threads == 1 ? heed::serial() : heed::openmp(threads);
   if (causal) {

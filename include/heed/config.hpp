@@ -19,6 +19,10 @@
 #error "heed: -ffinite-math-only (part of -ffast-math and -Ofast) removes the infinities that masked scores rely on"
 #endif
 
+#if defined(__ASSOCIATIVE_MATH__)
+#error "heed: -fassociative-math (part of -funsafe-math-optimizations) cancels the rounding steps that its exponentials rely on"
+#endif
+
 #define HEED_INLINE [[gnu::always_inline]] inline
 #define HEED_NOINLINE [[gnu::noinline]]
 

@@ -14,7 +14,7 @@ int lanes() { return heed::pack<float>::lanes; }
 
 void attend(heed::view<const float, 4> q, heed::view<const float, 4> k, heed::view<const float, 4> v,
             heed::view<float, 4> out) {
-  heed::softmax_options<float> options;
+  heed::softmax_options<float> options{};
   options.softcap = 30;
   heed::softmax_forward(q, k, v, out, options, heed::causal{},
                         [](auto score, auto at) { return score - heed::to_real(score, at.q - at.kv); });

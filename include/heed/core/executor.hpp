@@ -42,7 +42,7 @@ concept executor_object = requires(E& e, index_t n, void (*f)(index_t, index_t))
 /// for_each_task. Throws heed::invalid_argument if it has no workers.
 template <executor_object E>
 executor_ref executor(E& object) {
-  executor_ref ref;
+  executor_ref ref{};
   ref.object = &object;
   ref.concurrency = object.concurrency();
   detail::checker("executor").require(ref.concurrency >= 1, "concurrency", "at least 1", ref.concurrency);
@@ -54,7 +54,7 @@ executor_ref executor(E& object) {
 
 /// Runs every task on the calling thread, in order.
 inline executor_ref serial() {
-  executor_ref ref;
+  executor_ref ref{};
   ref.run = [](void*, index_t tasks, void* context, executor_ref::task_function task) {
     for (index_t i = 0; i < tasks; ++i) task(context, i, 0);
   };
@@ -65,7 +65,7 @@ inline executor_ref serial() {
 /// Runs tasks on an OpenMP team of at most `threads` threads (0: omp_get_max_threads()), handed out one at a time.
 /// The first exception of a task is rethrown on the calling thread once the team is done.
 inline executor_ref openmp(int threads = 0) {
-  executor_ref ref;
+  executor_ref ref{};
   ref.concurrency = threads > 0 ? threads : omp_get_max_threads();
   // The team size travels in the object pointer: a reference needs no storage of its own.
   ref.object = reinterpret_cast<void*>(static_cast<std::intptr_t>(ref.concurrency));

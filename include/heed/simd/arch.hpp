@@ -3,7 +3,16 @@
 
 #include <heed/config.hpp>
 
+// The AVX-512 intrinsics of g++ 12 read a variable they never set, and warn of it wherever they are inlined.
+#if !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <xsimd/xsimd.hpp>
+#if !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 #if XSIMD_VERSION_MAJOR < 8 || (XSIMD_VERSION_MAJOR == 8 && XSIMD_VERSION_MINOR < 1)
 #error "heed: needs xsimd 8.1 or newer"

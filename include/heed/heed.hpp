@@ -1,0 +1,6 @@
+/// All of heed but the interop headers, which need libraries of their own.
+#pragma once
+
+#include <heed/rotary.hpp>
+#include <heed/softmax.hpp>
+#include <heed/version.hpp>
