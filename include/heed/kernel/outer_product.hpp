@@ -23,6 +23,13 @@ HEED_INLINE void outer_product(const T* a, RowStep row_step, DepthStep depth_ste
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) acc[r][v] = init(r, v);
 
+  // Rows at a run-time step share base pointers: a pointer each would not fit the registers, and g++ spills them into
+  // vectors.
+  constexpr int sharing = std::is_same_v<RowStep, unit_step> ? Rows : 4;
+  const T* base[(Rows + sharing - 1) / sharing];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r += sharing) base[r / sharing] = a + r * row_step;
+
   for (index_t k = 0; k < depth; ++k) {
     P bv[Vectors];
 #pragma GCC unroll 8
@@ -31,10 +38,12 @@ HEED_INLINE void outer_product(const T* a, RowStep row_step, DepthStep depth_ste
     }
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
-      const P av(a[r * row_step + k * depth_step]);
+      const P av(base[r / sharing][r % sharing * row_step]);
 #pragma GCC unroll 8
       for (int v = 0; v < Vectors; ++v) acc[r][v] = fma(av, bv[v], acc[r][v]);
     }
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; r += sharing) base[r / sharing] = keep_in_register(base[r / sharing] + depth_step);
   }
 
 #pragma GCC unroll 16

@@ -72,32 +72,28 @@ struct tile_place {
   int key;
 };
 
-/// Turns stored scores into base-2 logits in place and raises `top`, the running maximum of each lane.
+/// Finishes stored scores in place: softcap, additive bias, score mods, mask.
 ///
-/// scores [key][query lane] hold the scaled products and `bias`, of the same layout, what is added after the softcap, or null;
-/// both times log2(e) already if the chain is plain. Vectors whose bit in `masked` is set are masked. Returns whether some pair
-/// was excluded, by the mask, a bias of -inf or a score mod that returned -inf.
+/// scores [key][query lane] hold the scaled products; `bias`, of the same layout, is added after the softcap, or null.
+/// If the chain is plain, the products are times log2(e) already and began at `start`; else the logit z gets both here.
+/// `weigh`: scores become weights 2^z, and `total` [lane] their sum. Otherwise they become z, and `total` its maximum.
+/// `careful`: a bias of -inf excludes whatever the product is, and the result tells whether a bias or a score mod
+/// excluded some pair. Otherwise NaN may come out of a product that is one.
 template <class T, class A, class Mask, class... Mods>
-bool finish_scores(T* scores, const T* bias, T* top, tile_part part, tile_place place, unsigned masked, T log_weight2,
-                   const Mask& mask, const score_chain<Mods...>& chain) {
+bool finish_scores(T* scores, const T* bias, T* total, const T* start, tile_part part, tile_place place, bool masked,
+                   bool weigh, bool careful, const Mask& mask, const score_chain<Mods...>& chain) {
   using P = pack<T, A>;
   using shape = tile_shape<T, A>;
   constexpr T excluded = -std::numeric_limits<T>::infinity();
   const bool plain = chain.plain();
   const P cap(static_cast<T>(chain.softcap)), per_cap(static_cast<T>(chain.softcap > 0 ? 1 / chain.softcap : 0));
+  const P bias_factor(plain ? log2_e<T> : T(1));
   P lowest(T(0));
   for (int v = part.low; v < part.high; ++v) {
-    const bool hides = (masked >> v & 1u) != 0;
-    if (plain && bias == nullptr && !hides && log_weight2 == T(0)) {
-      P high = P::load_aligned(top + v * shape::width);
-      for (int j = part.first; j < part.first + part.count; ++j)
-        high = max(P::load_aligned(scores + j * shape::queries + v * shape::width), high);
-      high.store_aligned(top + v * shape::width);
-      continue;
-    }
     basic_position<index_pack<T, A>> at{place.b, place.h,
                                         index_pack<T, A>::counting_from(place.query + v * shape::width), place.key};
-    P high = P::load_aligned(top + v * shape::width);
+    const P first = P::load_aligned(start + v * shape::width);
+    P reached = P::load_aligned(total + v * shape::width);
     for (int j = part.first; j < part.first + part.count; ++j) {
       at.kv = place.key + j;
       T* const here = scores + j * shape::queries + v * shape::width;
@@ -105,16 +101,25 @@ bool finish_scores(T* scores, const T* bias, T* top, tile_part part, tile_place 
       if (chain.softcap > 0) z = cap * tanh(z * per_cap);
       if (bias != nullptr) {
         const P added = P::load_aligned(bias + j * shape::queries + v * shape::width);
-        z = select(added == P(excluded), added, z + added);
+        z = fma(added, bias_factor, z);
+        if (careful) z = select(added == P(excluded), added, z);
       }
-      std::apply([&](const auto&... mod) { ((z = modified<T, A>(mod, z, at)), ...); }, chain.mods);
-      z = plain ? z + P(log_weight2) : fma(z, P(log2_e<T>), P(log_weight2));
-      if (hides) z = select(visible<T, A>(mask, at), z, P(excluded));
-      lowest = min(z, lowest);
-      high = max(z, high);
+      if constexpr (sizeof...(Mods) > 0)
+        std::apply([&](const auto&... mod) { ((z = modified<T, A>(mod, z, at)), ...); }, chain.mods);
+      if (careful) lowest = min(z, lowest);
+      if (!plain) z = fma(z, P(log2_e<T>), first);
+      if (masked) z = select(visible<T, A>(mask, at), z, P(excluded));
+      if (weigh) {
+        // A logit far above the reference must show in the sum.
+        if constexpr (!exp2_saturates<T, A>) z = min(z, P(T(std::numeric_limits<T>::max_exponent - 2)));
+        z = exp2_bounded<precision::weight>(z);
+        reached += z;
+      } else {
+        reached = max(z, reached);
+      }
       z.store_aligned(here);
     }
-    high.store_aligned(top + v * shape::width);
+    reached.store_aligned(total + v * shape::width);
   }
   return any(lowest == P(excluded));
 }

@@ -19,10 +19,11 @@ void check_lse(const checker& check, const view<T, 3>& lse, const char* name, co
   if (!lse) return;
   for (int axis = 0; axis < 3; ++axis) {
     check.extent(lse, name, axis, rows.extent(axis), meaning);
-    check.require(lse.stride(axis) != 0 || lse.extent(axis) <= 1 || is_empty(lse), name, "no broadcast axis in an output",
-                  "stride 0");
+    check.require(lse.stride(axis) != 0 || lse.extent(axis) <= 1 || is_empty(lse), name,
+                  "no broadcast axis in an output", "stride 0");
   }
-  check.require(distinct_elements(lse), name, "an output whose elements are distinct", "strides that make them overlap");
+  check.require(distinct_elements(lse), name, "an output whose elements are distinct",
+                "strides that make them overlap");
 }
 
 template <class S>
@@ -55,7 +56,8 @@ void check_keys(const checker& check, const view<const S, 4>& q, const view<cons
   check.extent(v, v_name, 0, k.extent(0), "B, as k");
   if (k.extent(1) == 0 ? q.extent(1) != 0 : q.extent(1) % k.extent(1) != 0) [[unlikely]]
     check.fail_with(text("%s.extent(1) (G)", k_name).c_str(),
-                    text("a divisor of H = %lld", static_cast<long long>(q.extent(1))).c_str(), show(k.extent(1)).c_str());
+                    text("a divisor of H = %lld", static_cast<long long>(q.extent(1))).c_str(),
+                    show(k.extent(1)).c_str());
   check.extent(v, v_name, 1, k.extent(1), "G, as k");
   check.extent(v, v_name, 2, k.extent(2), "M, as k");
   check.extent(k, k_name, 3, q.extent(3), "D, as q");
@@ -70,7 +72,8 @@ inline void check_positions(const checker& check, index_t queries, index_t keys,
   check.require(keys <= limit, "k.extent(2) (M)", "at most 2^30 - 1", keys);
   const index_t first = q_offset.or_default(keys - queries);
   check.require(first >= -limit && first <= limit - queries, "options.q_offset", "positions within +-2^30", first);
-  check.require(kv_offset >= -limit && kv_offset <= limit - keys, "options.kv_offset", "positions within +-2^30", kv_offset);
+  check.require(kv_offset >= -limit && kv_offset <= limit - keys, "options.kv_offset", "positions within +-2^30",
+                kv_offset);
 }
 
 inline void check_window(const checker& check, index_t left, index_t right) {
@@ -90,8 +93,8 @@ inline void check_offsets(const checker& check, const sequence_offsets& cu, cons
 }
 
 template <class S>
-void check_packed(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k, const sequence_offsets& cu_q,
-                  const sequence_offsets& cu_k, bool bias) {
+void check_packed(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k,
+                  const sequence_offsets& cu_q, const sequence_offsets& cu_k, bool bias) {
   if (!cu_q && !cu_k) return;
   check.require(static_cast<bool>(cu_q), "options.cu_seqlens_q", "offsets, as cu_seqlens_k is given", "none");
   check.require(static_cast<bool>(cu_k), "options.cu_seqlens_k", "offsets, as cu_seqlens_q is given", "none");
@@ -104,8 +107,8 @@ void check_packed(const checker& check, const view<const S, 4>& q, const view<co
 
 /// The bias as [B,H,N,M], axes of extent 1 with stride 0.
 template <class S>
-view<const S, 4> broadcast_bias(const checker& check, view<const S, 4> bias, index_t batch, index_t heads, index_t queries,
-                                index_t keys) {
+view<const S, 4> broadcast_bias(const checker& check, view<const S, 4> bias, index_t batch, index_t heads,
+                                index_t queries, index_t keys) {
   if (!bias) return bias;
   check.tensor(bias, "options.bias");
   const index_t full[4] = {batch, heads, queries, keys};

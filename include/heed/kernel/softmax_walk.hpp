@@ -3,6 +3,8 @@
 
 #include <heed/kernel/softmax_tile.hpp>
 
+#include <optional>
+
 HEED_ARCH_BEGIN
 namespace detail {
 
@@ -49,67 +51,65 @@ struct bias_rows {
   index_t query_stride = 0, key_stride = 0;
 };
 
-/// to[key][lane] = factor * bias(first_query + lane, first_key + key). Returns whether some element is -inf.
+/// to[key][lane] = bias(first_query + lane, first_key + key).
 template <class T, class A, class S>
-bool load_bias(const bias_rows<S>& bias, index_t first_query, int queries, index_t first_key, int keys, T factor,
+void load_bias(const bias_rows<S>& bias, index_t first_query, int queries, index_t first_key, int keys,
                T* to) noexcept {
   using shape = tile_shape<T, A>;
   using P = pack<T, A>;
   const S* const corner = bias.data + first_query * bias.query_stride + first_key * bias.key_stride;
-  P lowest(T(0));
   for (int g = 0; g * shape::width < queries; ++g) {
     const int count = std::min(shape::width, queries - g * shape::width);
     const S* const rows = corner + g * shape::width * bias.query_stride;
     T* const column = to + g * shape::width;
     if (bias.query_stride == 0) {
       for (int j = 0; j < keys; ++j)
-        P(factor * static_cast<T>(rows[j * bias.key_stride])).store_aligned(column + j * shape::queries);
+        P(static_cast<T>(rows[j * bias.key_stride])).store_aligned(column + j * shape::queries);
     } else if (bias.key_stride == 1) {
-      load_transposed<shape::queries>(rows, bias.query_stride, count, keys, P(factor), column);
+      load_transposed<shape::queries>(rows, bias.query_stride, count, keys, P(T(1)), column);
     } else {
       // One value a query, for all keys.
-      load_transposed<shape::queries>(rows, bias.query_stride, count, 1, P(factor), column);
+      load_transposed<shape::queries>(rows, bias.query_stride, count, 1, P(T(1)), column);
       for (int j = 1; j < keys; ++j) P::load_aligned(column).store_aligned(column + j * shape::queries);
     }
-    for (int j = 0; j < keys; ++j) lowest = min(P::load_aligned(column + j * shape::queries), lowest);
   }
-  return any(lowest == P(-std::numeric_limits<T>::infinity()));
 }
 
-/// Lets the loaded tile attend to all keys of a source that the mask shows it.
+/// Lets loaded tiles of successive queries attend to all keys of a source that the mask shows them. `place` and
+/// `first_query` are those of the first.
 ///
-/// Full tiles come first: once every lane has a reference, later tiles take the short way through the registers. The order
-/// depends on shapes and masks alone.
+/// From the keys at position `nearest` down to the first, then those after it: most scores fall with distance, and a
+/// reference that the nearest keys set need not move. The order of a tile depends on shapes, positions and masks alone.
 template <class T, class A, class Source, class S, class Mask, class... Mods>
-void attend(softmax_tile<T, A>& tile, const Source& source, tile_place place, index_t first_query, int queries,
-            int kv_offset, const bias_rows<S>& bias, T log_weight2, const windowed<Mask>& mask,
-            const score_chain<Mods...>& chain) {
-  constexpr int keys = tile_shape<T, A>::keys;
+void attend(softmax_tile<T, A>* tiles, int tile_count, const tile_buffers<T, A>& buffers, const Source& source,
+            tile_place place, index_t first_query, index_t nearest, int kv_offset, const bias_rows<S>& bias,
+            T log_weight2, const windowed<Mask>& mask, const score_chain<Mods...>& chain) {
+  constexpr index_t keys = tile_shape<T, A>::keys;
+  constexpr int size = tile_shape<T, A>::queries;
+  const int queries = (tile_count - 1) * size + tiles[tile_count - 1].count();
   const key_range range = mask.keys(place.b, place.h, place.query, place.query + queries);
-  const index_t begin = std::max<index_t>(0, index_t(range.begin) - kv_offset) / keys * keys;
-  const index_t end = std::min<index_t>(source.count, index_t(range.end) - kv_offset);
-  const T bias_factor = chain.plain() ? log2_e<T> : T(1);
-  bool cut = false;
-  for (const bool masked : {false, true}) {
-    if (masked && !cut) break;
-    for (index_t first = begin; first < end; first += keys) {
-      const int count = static_cast<int>(std::min<index_t>(keys, source.count - first));
-      place.key = static_cast<int>(first) + kv_offset;
+  const index_t begin = std::max<index_t>(0, index_t(range.begin) - kv_offset) / keys;
+  const index_t end = (std::min<index_t>(source.count, index_t(range.end) - kv_offset) + keys - 1) / keys;
+  if (begin >= end) return;
+  const auto visit = [&](index_t block_index) {
+    const index_t first = block_index * keys;
+    const int count = static_cast<int>(std::min(keys, source.count - first));
+    tile_place here = place;
+    here.key = static_cast<int>(first) + kv_offset;
+    std::optional<key_block<Source, T, A>> block;
+    for (int i = 0; i < tile_count; ++i, here.query += size) {
+      softmax_tile<T, A>& tile = tiles[i];
       const tile_class seen =
-          mask.classify(place.b, place.h, place.query, place.query + queries, place.key, place.key + count);
-      cut = cut || seen == tile_class::partial;
-      if (seen != (masked ? tile_class::partial : tile_class::full)) continue;
-      tile_bias<T> added;
-      if (bias.data != nullptr) {
-        added.rows = tile.bias_tile();
-        added.excludes = load_bias<T, A>(bias, first_query, queries, first, count, bias_factor, tile.bias_tile());
-      }
-      if (masked)
-        tile.absorb_masked(source, first, count, place, added, log_weight2, mask, chain);
-      else
-        tile.absorb_full(source, first, count, place, added, log_weight2, mask, chain);
+          mask.classify(here.b, here.h, here.query, here.query + tile.count(), here.key, here.key + count);
+      if (seen == tile_class::empty) continue;
+      if (!block) block.emplace(source, first, count, buffers);
+      if (bias.data != nullptr) load_bias<T, A>(bias, first_query + i * size, tile.count(), first, count, buffers.bias);
+      tile.absorb(*block, here, buffers.bias, log_weight2, seen == tile_class::partial, mask, chain);
     }
-  }
+  };
+  const index_t start = std::clamp((nearest - kv_offset) / keys, begin, end - 1);
+  for (index_t block = start; block >= begin; --block) visit(block);
+  for (index_t block = start + 1; block < end; ++block) visit(block);
 }
 
 }  // namespace detail

@@ -17,9 +17,9 @@ struct row_run {
   index_t count;
 };
 
-/// A source of one (batch entry, kv head): `count` keys, of which `keys(first, most)` and `values(first, most)` return the
-/// longest run of at most `most` rows that starts at row `first`. A dense tensor answers with one run, a paged cache with
-/// what is left of a page.
+/// A source of one (batch entry, kv head): `count` keys, of which `keys(first, most)` and `values(first, most)` return
+/// the longest run of at most `most` rows that starts at row `first`. A dense tensor answers with one run, a paged
+/// cache with what is left of a page.
 template <class Source, class S>
 concept key_value_source = requires(const Source& source, index_t i) {
   { source.count } -> std::convertible_to<index_t>;
@@ -37,7 +37,9 @@ struct dense_source {
   index_t value_stride;
   index_t count;
 
-  row_run<S> keys(index_t first, index_t most) const noexcept { return {key_data + first * key_stride, key_stride, most}; }
+  row_run<S> keys(index_t first, index_t most) const noexcept {
+    return {key_data + first * key_stride, key_stride, most};
+  }
   row_run<S> values(index_t first, index_t most) const noexcept {
     return {value_data + first * value_stride, value_stride, most};
   }

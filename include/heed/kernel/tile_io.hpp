@@ -10,6 +10,13 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
+/// Calls a row into the cache, to be read (0) or written (1).
+template <int Write, class S>
+HEED_INLINE void prefetch_row(const S* row, index_t features) noexcept {
+  constexpr index_t step = cache_line / index_t(sizeof(S));
+  for (index_t i = 0; i < features; i += step) __builtin_prefetch(row + i, Write, 3);
+}
+
 /// to[d][lane] = factor * rows[lane][d] for one vector of lanes; lanes from `count` on get 0.
 template <int Pitch, class T, class A, class S>
 void load_transposed(const S* rows, index_t stride, int count, index_t features, pack<T, A> factor, T* to) noexcept {
@@ -17,14 +24,23 @@ void load_transposed(const S* rows, index_t stride, int count, index_t features,
   for (index_t d = 0; d < features; d += width) {
     const int columns = static_cast<int>(std::min<index_t>(width, features - d));
     pack<T, A> block[width];
-    for (int i = 0; i < width; ++i) {
-      if (i >= count)
-        block[i] = pack<T, A>(T(0));
-      else
-        block[i] = columns == width ? load_as<T, A>(rows + i * stride + d)
-                                    : load_first_as<T, A>(rows + i * stride + d, columns);
+    bool done = false;
+    if constexpr (std::is_same_v<S, T>) {
+      if (count >= width && columns == width) {
+        load_square_transposed(rows + d, stride, block);
+        done = true;
+      }
     }
-    transpose(block);
+    if (!done) {
+      for (int i = 0; i < width; ++i) {
+        if (i >= count)
+          block[i] = pack<T, A>(T(0));
+        else
+          block[i] = columns == width ? load_as<T, A>(rows + i * stride + d)
+                                      : load_first_as<T, A>(rows + i * stride + d, columns);
+      }
+      transpose(block);
+    }
     for (int i = 0; i < columns; ++i) (block[i] * factor).store_aligned(to + (d + i) * Pitch);
   }
 }

@@ -1,7 +1,7 @@
 /// Sizes of a tile: how many queries and keys are worked on at a time, and the register blocks inside.
 #pragma once
 
-#include <heed/simd/arch.hpp>
+#include <heed/simd/math.hpp>
 
 HEED_ARCH_BEGIN
 namespace detail {
@@ -15,17 +15,18 @@ struct tile_shape {
   /// Vectors of one register block, and rows (keys, or value features) beside that many vectors.
   static constexpr int vectors = many_registers ? 4 : 3;
   static constexpr int rows(int of_vectors) {
-    return many_registers ? (of_vectors == 4 ? 6 : of_vectors == 2 ? 8 : 16)
-                          : (of_vectors == 3 ? 4 : 8);
+    return many_registers ? (of_vectors == 1 ? 16 : 6) : (of_vectors == 1 ? 8 : 4);
   }
 
   static constexpr int groups = many_registers ? 4 : 6;
   static constexpr int queries = groups * width;
   static constexpr int keys = 128;
+  /// Tiles of neighboring queries that may take their turns at each block of keys, so that it comes from far away once.
+  static constexpr int tiles = 4;
   /// Keys that share one decision on which groups see them, in tiles that a mask cuts.
   static constexpr int mask_keys = 16;
   /// Whether exp2 runs on the accumulators before they are stored; needs registers for its constants.
-  static constexpr bool fuse_exp = many_registers;
+  static constexpr bool fuse_exp = many_registers && exp2_saturates<T, A>;
 };
 
 }  // namespace detail

@@ -20,7 +20,8 @@ HEED_INLINE pack<T, A> load_as(const S* from) noexcept {
       // Zero-masked forms: the others are built on an undefined register, which g++ 12 warns about.
       constexpr __mmask16 every = 0xffff;
       if constexpr (std::is_same_v<S, bfloat16>)
-        return {typename pack<T, A>::batch_type(_mm512_castsi512_ps(_mm512_maskz_slli_epi32(every, _mm512_maskz_cvtepu16_epi32(every, half), 16)))};
+        return {typename pack<T, A>::batch_type(
+            _mm512_castsi512_ps(_mm512_maskz_slli_epi32(every, _mm512_maskz_cvtepu16_epi32(every, half), 16)))};
       else
         return {typename pack<T, A>::batch_type(_mm512_maskz_cvtph_ps(every, half))};
     }
@@ -29,7 +30,8 @@ HEED_INLINE pack<T, A> load_as(const S* from) noexcept {
     if constexpr (std::is_same_v<T, float> && n == 8 && sizeof(S) == 2 && std::is_base_of_v<xsimd::avx2, A>) {
       const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
       if constexpr (std::is_same_v<S, bfloat16>)
-        return {typename pack<T, A>::batch_type(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16)))};
+        return {
+            typename pack<T, A>::batch_type(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16)))};
 #if defined(__F16C__)
       else
         return {typename pack<T, A>::batch_type(_mm256_cvtph_ps(half))};
@@ -85,7 +87,8 @@ HEED_INLINE void store_as(S* to, pack<T, A> value) noexcept {
     }
 #if defined(__AVX512F__)
     if constexpr (std::is_same_v<S, float16> && std::is_same_v<T, float> && has_avx512<A>) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_maskz_cvtps_ph(0xffff, value.value, _MM_FROUND_TO_NEAREST_INT));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                          _mm512_maskz_cvtps_ph(0xffff, value.value, _MM_FROUND_TO_NEAREST_INT));
       return;
     }
 #endif
@@ -119,6 +122,13 @@ HEED_INLINE pack<T, A> keep_in_register(pack<T, A> p) noexcept {
     return {typename pack<T, A>::batch_type(bits)};
   }
 #endif
+  return p;
+}
+
+/// The same pointer, as one register: the compiler cannot tell how it was made, and so not replace it by others.
+template <class T>
+HEED_INLINE const T* keep_in_register(const T* p) noexcept {
+  asm("" : "+r"(p));
   return p;
 }
 

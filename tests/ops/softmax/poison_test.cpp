@@ -168,6 +168,18 @@ TEMPLATE_TEST_CASE("no NaN comes out of finite inputs, however large the scores"
     }
 }
 
+TEST_CASE("values near the largest float do not overflow on the way, wherever scores rise to") {
+  for (const float step : {-20.f, 0.f, 5.f, 20.f, 300.f})
+    for (const index_t right : {-1, 0}) {
+      problem<float> p({1, 2, 1, 150, 500, 8, 8});
+      for (float& x : p.v) x *= 1e35f;
+      CAPTURE(step, right);
+      const auto slide = [step](auto s, auto at) { return s + step * static_cast<float>(at.kv / 16); };
+      CHECK(error_of<float>(p, {.window_right = right}, 1, slide) <= 1);
+      CHECK(all_finite(p.out));
+    }
+}
+
 TEST_CASE("scores that rise or fall from tile to tile by more than float can hold a ratio") {
   for (const float step : {-300.f, -20.f, 20.f, 300.f, 3000.f}) {
     problem<float> p({1, 1, 1, 70, 500, 8, 8});

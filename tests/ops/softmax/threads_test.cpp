@@ -63,8 +63,13 @@ class interleaving_executor {
   index_t next_ = 0, depth_ = -1;
 };
 
+/// The last has enough tiles of queries for one worker to take them in fours, two in pairs, and more one by one.
 std::vector<shape> shapes() {
-  return {{1, 1, 1, 1, 1000, 16, 16}, {2, 4, 2, 150, 300, 24, 20}, {1, 2, 1, 400, 65, 8, 8}, {3, 3, 1, 0, 10, 8, 8}};
+  return {{1, 1, 1, 1, 1000, 16, 16},
+          {2, 4, 2, 150, 300, 24, 20},
+          {1, 2, 1, 400, 65, 8, 8},
+          {3, 3, 1, 0, 10, 8, 8},
+          {1, 8, 2, 400, 700, 4, 4}};
 }
 
 template <class S>

@@ -9,17 +9,17 @@
 #include <vector>
 
 using heed::index_t;
-using heed::detail::query_tile;
-using heed::detail::tile_numbering;
+using heed::detail::query_rows;
+using heed::detail::task_numbering;
 
 namespace {
 
 /// Every row of every (sequence, head) must lie in exactly one tile, whose first row is a multiple of the size.
-void check_cover(const tile_numbering& tiles, index_t heads, const std::vector<index_t>& lengths, index_t size) {
+void check_cover(const task_numbering& tiles, index_t heads, const std::vector<index_t>& lengths, index_t size) {
   std::map<std::tuple<int, int, index_t>, int> owners;
   bool legal = true;
   for (index_t n = 0; n < tiles.count(); ++n) {
-    const query_tile tile = tiles.at(n);
+    const query_rows tile = tiles.at(n);
     if (tile.count == 0) continue;
     legal = legal && tile.sequence >= 0 && tile.sequence < static_cast<int>(lengths.size()) && tile.head >= 0 &&
             tile.head < heads && tile.count > 0 && tile.count <= size && tile.first % size == 0;
@@ -42,7 +42,7 @@ TEST_CASE("the tiles of a batch cover every row once") {
     for (const index_t heads : {0, 1, 4})
       for (const index_t queries : {0, 1, 63, 64, 65, 200}) {
         CAPTURE(batch, heads, queries);
-        check_cover(tile_numbering(batch, heads, queries, {}, 64), heads,
+        check_cover(task_numbering(batch, heads, queries, {}, 64), heads,
                     std::vector<index_t>(static_cast<std::size_t>(batch), queries), 64);
       }
 }
@@ -60,7 +60,7 @@ TEST_CASE("the tiles of a packed batch cover every row of every sequence once") 
       cu.push_back(cu.back() + static_cast<std::int32_t>(length));
     }
     CAPTURE(round, sequences, heads, size);
-    const tile_numbering tiles(1, heads, cu.back() + 5, cu, size);
+    const task_numbering tiles(1, heads, cu.back() + 5, cu, size);
     check_cover(tiles, heads, lengths, size);
     // Numbers that stay empty are few: at most one a sequence.
     CHECK(tiles.count() <= heads * (cu.back() / size + sequences + 1));

@@ -1,0 +1,113 @@
+/// The products of a transposed tile: rows read where they are, times vectors of queries.
+#pragma once
+
+#include <heed/kernel/outer_product.hpp>
+#include <heed/kernel/tile_shape.hpp>
+#include <heed/simd/math.hpp>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+/// Splits vectors [low, high) into register blocks and calls f(integral_constant<vectors>, first vector).
+template <class T, class A, class F>
+HEED_INLINE void for_blocks(int low, int high, F f) {
+  constexpr int most = tile_shape<T, A>::vectors;
+  for (; low + most <= high; low += most) f(std::integral_constant<int, most>{}, low);
+  for (; low < high; ++low) f(std::integral_constant<int, 1>{}, low);
+}
+
+/// Splits `rows` into register blocks and calls f(integral_constant<rows>, first row). Few sizes: each is compiled.
+template <int Vectors, class T, class A, class F>
+HEED_INLINE void for_rows(index_t rows, F f) {
+  constexpr int most = tile_shape<T, A>::rows(Vectors), some = Vectors == 1 ? 4 : 2;
+  index_t r = 0;
+  for (; r + most <= rows; r += most) f(std::integral_constant<int, most>{}, r);
+  for (; r + some <= rows; r += some) f(std::integral_constant<int, some>{}, r);
+  for (; r < rows; ++r) f(std::integral_constant<int, 1>{}, r);
+}
+
+/// scores[j][lane] = start[lane] + k_j . q_lane for `count` keys.
+template <int Vectors, class T, class A>
+HEED_NOINLINE void key_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
+                             const T* start, T* scores) noexcept {
+  using P = pack<T, A>;
+  constexpr int pitch = tile_shape<T, A>::queries;
+  for_rows<Vectors, T, A>(count, [&](auto rows, index_t r) {
+    outer_product<decltype(rows)::value, Vectors, pitch, T, A>(
+        keys + r * stride, stride, unit_step{}, queries, features,
+        [&](int, int v) { return P::load_aligned(start + v * P::lanes); },
+        [&](int i, int v, P s) { s.store_aligned(scores + (r + i) * pitch + v * P::lanes); });
+  });
+}
+
+/// weights[j][lane] = 2^(start[lane] + k_j . q_lane), added to total[lane]: exponentials of what is in registers.
+template <int Vectors, class T, class A>
+HEED_NOINLINE void weight_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
+                                const T* start, T* total, T* weights) noexcept {
+  using P = pack<T, A>;
+  constexpr int pitch = tile_shape<T, A>::queries;
+  static_assert(exp2_saturates<T, A>, "a logit far above the reference must show in the sum");
+  P sum[Vectors];
+  for (int v = 0; v < Vectors; ++v) sum[v] = P::load_aligned(total + v * P::lanes);
+  for_rows<Vectors, T, A>(count, [&](auto rows, index_t r) {
+    outer_product<decltype(rows)::value, Vectors, pitch, T, A>(
+        keys + r * stride, stride, unit_step{}, queries, features,
+        [&](int, int v) { return P::load_aligned(start + v * P::lanes); },
+        [&](int i, int v, P z) {
+          const P p = exp2_bounded<precision::weight>(z);
+          sum[v] += p;
+          p.store_aligned(weights + (r + i) * pitch + v * P::lanes);
+        });
+  });
+  for (int v = 0; v < Vectors; ++v) sum[v].store_aligned(total + v * P::lanes);
+}
+
+/// output[e][lane] += sum_j v_j[e] weights[j][lane] over `count` values.
+template <int Vectors, class T, class A>
+HEED_NOINLINE void value_panel(const T* values, index_t stride, int count, const T* weights, index_t features,
+                               T* output) noexcept {
+  using P = pack<T, A>;
+  constexpr int pitch = tile_shape<T, A>::queries;
+  for_rows<Vectors, T, A>(features, [&](auto rows, index_t e) {
+    outer_product<decltype(rows)::value, Vectors, pitch, T, A>(
+        values + e, unit_step{}, stride, weights, count,
+        [&](int i, int v) { return P::load_aligned(output + (e + i) * pitch + v * P::lanes); },
+        [&](int i, int v, P o) { o.store_aligned(output + (e + i) * pitch + v * P::lanes); });
+  });
+}
+
+/// The product of value_panel, one multiply-add at a time, leaving out pairs of weight 0.
+template <class T, class A>
+HEED_NOINLINE void value_panel_carefully(const T* values, index_t stride, int count, const T* weights, int vectors,
+                                         index_t features, T* output) noexcept {
+  using P = pack<T, A>;
+  constexpr int pitch = tile_shape<T, A>::queries;
+  for (int v = 0; v < vectors; ++v)
+    for (int j = 0; j < count; ++j) {
+      const P p = P::load_aligned(weights + j * pitch + v * P::lanes);
+      const auto counts = p != P(T(0));
+      for (index_t e = 0; e < features; ++e) {
+        T* const o = output + e * pitch + v * P::lanes;
+        const P before = P::load_aligned(o);
+        select(counts, fma(P(values[j * stride + e]), p, before), before).store_aligned(o);
+      }
+    }
+}
+
+template <class T, class A>
+bool all_finite(const T* rows, index_t stride, int count, index_t features) noexcept {
+  using P = pack<T, A>;
+  // x * 0 is 0 for finite x and NaN otherwise.
+  P zeros(T(0));
+  T tail = T(0);
+  for (int j = 0; j < count; ++j) {
+    const T* const row = rows + j * stride;
+    index_t e = 0;
+    for (; e + P::lanes <= features; e += P::lanes) zeros = fma(P::load(row + e), P(T(0)), zeros);
+    for (; e < features; ++e) tail += row[e] * T(0);
+  }
+  return all(zeros == P(T(0))) && tail == T(0);
+}
+
+}  // namespace detail
+HEED_ARCH_END
