@@ -94,22 +94,24 @@ bool finish_scores(T* scores, const T* bias, T* total, const T* start, tile_part
                                         index_pack<T, A>::counting_from(place.query + v * shape::width), place.key};
     const P first = P::load_aligned(start + v * shape::width);
     P reached = P::load_aligned(total + v * shape::width);
-    for (int j = part.first; j < part.first + part.count; ++j) {
+    const auto finish = [&](int j, auto common) {
       at.kv = place.key + j;
       T* const here = scores + j * shape::queries + v * shape::width;
       P z = P::load_aligned(here);
-      if (chain.softcap > 0) z = cap * tanh(z * per_cap);
-      if (bias != nullptr) {
-        const P added = P::load_aligned(bias + j * shape::queries + v * shape::width);
-        z = fma(added, bias_factor, z);
-        if (careful) z = select(added == P(excluded), added, z);
+      if constexpr (!common) {
+        if (chain.softcap > 0) z = cap * tanh(z * per_cap);
+        if (bias != nullptr) {
+          const P added = P::load_aligned(bias + j * shape::queries + v * shape::width);
+          z = fma(added, bias_factor, z);
+          if (careful) z = select(added == P(excluded), added, z);
+        }
       }
       if constexpr (sizeof...(Mods) > 0)
         std::apply([&](const auto&... mod) { ((z = modified<T, A>(mod, z, at)), ...); }, chain.mods);
-      if (careful) lowest = min(z, lowest);
-      if (!plain) z = fma(z, P(log2_e<T>), first);
-      if (masked) z = select(visible<T, A>(mask, at), z, P(excluded));
-      if (weigh) {
+      if (!common && careful) lowest = min(z, lowest);
+      if (common || !plain) z = fma(z, P(log2_e<T>), first);
+      if (!common && masked) z = select(visible<T, A>(mask, at), z, P(excluded));
+      if (common || weigh) {
         // A logit far above the reference must show in the sum.
         if constexpr (!exp2_saturates<T, A>) z = min(z, P(T(std::numeric_limits<T>::max_exponent - 2)));
         z = exp2_bounded<precision::weight>(z);
@@ -118,6 +120,14 @@ bool finish_scores(T* scores, const T* bias, T* total, const T* start, tile_part
         reached = max(z, reached);
       }
       z.store_aligned(here);
+    };
+    const int end = part.first + part.count;
+    // The common case of a score mod, without the questions that do not arise there.
+    if (sizeof...(Mods) > 0 && weigh && !careful && !masked && bias == nullptr && chain.softcap == 0) {
+#pragma GCC unroll 2
+      for (int j = part.first; j < end; ++j) finish(j, std::bool_constant<(sizeof...(Mods) > 0)>{});
+    } else {
+      for (int j = part.first; j < end; ++j) finish(j, std::false_type{});
     }
     reached.store_aligned(total + v * shape::width);
   }
