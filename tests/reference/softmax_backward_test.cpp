@@ -115,46 +115,50 @@ void offsets(subject& s) {
 /// z = s - slope[h] (p - t)
 void alibi(subject& s) {
   const int first = s.add_parameters(s.heads());
-  append_score(s.call, {.value = [&s, first](double x, int, int h, int p,
-                                             int t) { return x - s.parameter(first + h) * (p - t); },
-                        .slope = [](double, int, int, int, int) { return 1.0; },
-                        .partial = [](int n, double, int, int h, int p, int t) { return n == h ? t - p : 0.0; },
-                        .parameters = s.heads()});
+  score_function f;
+  f.value = [&s, first](double x, int, int h, int p, int t) { return x - s.parameter(first + h) * (p - t); };
+  f.slope = [](double, int, int, int, int) { return 1; };
+  f.partial = [](int n, double, int, int h, int p, int t) { return n == h ? t - p : 0; };
+  f.parameters = s.heads();
+  append_score(s.call, f);
 }
 
 /// z = factor[h] s
 void temperature(subject& s) {
   const int first = s.add_parameters(s.heads());
-  append_score(s.call, {.value = [&s, first](double x, int, int h, int, int) { return s.parameter(first + h) * x; },
-                        .slope = [&s, first](double, int, int h, int, int) { return s.parameter(first + h); },
-                        .partial = [](int n, double x, int, int h, int, int) { return n == h ? x : 0.0; },
-                        .parameters = s.heads()});
+  score_function f;
+  f.value = [&s, first](double x, int, int h, int, int) { return s.parameter(first + h) * x; };
+  f.slope = [&s, first](double, int, int h, int, int) { return s.parameter(first + h); };
+  f.partial = [](int n, double x, int, int h, int, int) { return n == h ? x : 0; };
+  f.parameters = s.heads();
+  append_score(s.call, f);
 }
 
-/// z = a x^2 + c tanh(x) + 0.1 b t, two parameters, and positions in the derivatives
+/// z = a w s^2 + c p tanh(s) + b t / 10, with w by batch entry and head: positions matter to derivatives.
 void curved(subject& s) {
   const int a = s.add_parameters(2), c = a + 1;
-  append_score(s.call, {.value =
-                            [&s, a, c](double x, int b, int h, int p, int t) {
-                              return s.parameter(a) * x * x * (1 + 0.1 * h) + s.parameter(c) * std::tanh(x) * p +
-                                     0.1 * b * t;
-                            },
-                        .slope =
-                            [&s, a, c](double x, int, int h, int p, int) {
-                              return 2 * s.parameter(a) * x * (1 + 0.1 * h) +
-                                     s.parameter(c) * p * (1 - std::tanh(x) * std::tanh(x));
-                            },
-                        .partial = [](int n, double x, int, int h, int p,
-                                      int) { return n == 0 ? x * x * (1 + 0.1 * h) : std::tanh(x) * p; },
-                        .parameters = 2});
+  const auto weight = [](int b, int h) { return 1 + 0.2 * b + 0.1 * h; };
+  score_function f;
+  f.value = [=, &s](double x, int b, int h, int p, int t) {
+    return s.parameter(a) * weight(b, h) * x * x + s.parameter(c) * p * std::tanh(x) + 0.1 * b * t;
+  };
+  f.slope = [=, &s](double x, int b, int h, int p, int) {
+    return 2 * s.parameter(a) * weight(b, h) * x + s.parameter(c) * p * (1 - std::tanh(x) * std::tanh(x));
+  };
+  f.partial = [=](int n, double x, int b, int h, int p, int) {
+    return n == 0 ? weight(b, h) * x * x : p * std::tanh(x);
+  };
+  f.parameters = 2;
+  append_score(s.call, f);
 }
 
 /// A mod without parameters that excludes some pairs; its derivative there is no number.
 void excluding_score(subject& s) {
-  append_score(s.call,
-               {.value = [](double x, int, int h, int p, int t) { return (p + t + h) % 3 == 0 ? -infinity : 0.5 * x; },
-                .slope = [](double, int, int h, int p,
-                            int t) { return (p + t + h) % 3 == 0 ? support::quiet_nan<double> : 0.5; }});
+  const auto excluded = [](int h, int p, int t) { return (p + t + h) % 3 == 0; };
+  score_function f;
+  f.value = [=](double x, int, int h, int p, int t) { return excluded(h, p, t) ? -infinity : 0.5 * x; };
+  f.slope = [=](double, int, int h, int p, int t) { return excluded(h, p, t) ? support::quiet_nan<double> : 0.5; };
+  append_score(s.call, f);
 }
 
 void sink(subject& s) {
@@ -286,27 +290,28 @@ TEST_CASE("a factor multiplies dout alone") {
 TEST_CASE("what nothing sees has no gradient and is not read") {
   // Keys 2 and 5 are hidden from all queries, query 1 of head 3 sees nothing, query 0 of head 1 the sink alone.
   const auto hidden = [](index_t j) { return j == 2 || j == 5; };
-  const feature ways[] = {
-      [](subject& s) {
-        s.call.visible = [](int, int h, int p, int t) {
-          return t != 2 && t != 5 && !(h == 3 && p == 2) && !(h == 1 && p == 1);
-        };
-      },
-      [](subject& s) {
-        s.add_bias(15);
-        for (index_t b = 0; b < 2; ++b)
-          for (index_t h = 0; h < 4; ++h)
-            for (index_t i = 0; i < 5; ++i)
-              for (index_t j = 0; j < 6; ++j)
-                if (j == 2 || j == 5 || (h == 3 && i == 1) || (h == 1 && i == 0)) s.bias(b, h, i, j) = -infinity;
-      },
-      [](subject& s) {
-        append_score(s.call, {.value =
-                                  [](double x, int, int h, int p, int t) {
-                                    return t == 2 || t == 5 || (h == 3 && p == 2) || (h == 1 && p == 1) ? -infinity : x;
-                                  },
-                              .slope = [](double, int, int, int, int) { return 1.0; }});
-      }};
+  const feature ways[] = {[](subject& s) {
+                            s.call.visible = [](int, int h, int p, int t) {
+                              return t != 2 && t != 5 && !(h == 3 && p == 2) && !(h == 1 && p == 1);
+                            };
+                          },
+                          [](subject& s) {
+                            s.add_bias(15);
+                            for (index_t b = 0; b < 2; ++b)
+                              for (index_t h = 0; h < 4; ++h)
+                                for (index_t i = 0; i < 5; ++i)
+                                  for (index_t j = 0; j < 6; ++j)
+                                    if (j == 2 || j == 5 || (h == 3 && i == 1) || (h == 1 && i == 0))
+                                      s.bias(b, h, i, j) = -infinity;
+                          },
+                          [](subject& s) {
+                            score_function f;
+                            f.value = [](double x, int, int h, int p, int t) {
+                              return t == 2 || t == 5 || (h == 3 && p == 2) || (h == 1 && p == 1) ? -infinity : x;
+                            };
+                            f.slope = [](double, int, int, int, int) { return 1; };
+                            append_score(s.call, f);
+                          }};
   for (std::size_t way = 0; way < std::size(ways); ++way) {
     subject clean({2, 4, 2, 5, 6, 3, 4}), poisoned({2, 4, 2, 5, 6, 3, 4});
     for (subject* s : {&clean, &poisoned}) {

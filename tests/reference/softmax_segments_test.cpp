@@ -99,17 +99,19 @@ void check(subject& s) {
   CHECK(c.difference <= tolerance * c.size);
 }
 
-/// Scale, softcap and a slope for each head, z = s - slope[h] (p - t).
+/// Scale, softcap and a slope for each head, z = s - slope[h] (p - t) (1 + b) + t s^2 / 20.
 void add_scores(subject& s) {
   s.call.scale = 0.8;
   s.call.softcap = 1.5;
   s.parameters = {0.1, -0.2, 0.3, 0.05};
-  append_score(s.call,
-               {.value = [&s](double x, int b, int h, int p,
-                              int t) { return x - s.parameters[static_cast<std::size_t>(h)] * (p - t) * (1 + b); },
-                .slope = [](double, int, int, int, int) { return 1.0; },
-                .partial = [](int n, double, int b, int h, int p, int t) { return n == h ? (t - p) * (1.0 + b) : 0.0; },
-                .parameters = 4});
+  reference::score_function f;
+  f.value = [&s](double x, int b, int h, int p, int t) {
+    return x - s.parameters[static_cast<std::size_t>(h)] * (p - t) * (1 + b) + 0.05 * t * x * x;
+  };
+  f.slope = [](double x, int, int, int, int t) { return 1 + 0.1 * t * x; };
+  f.partial = [](int n, double, int b, int h, int p, int t) { return n == h ? (t - p) * (1 + b) : 0; };
+  f.parameters = 4;
+  append_score(s.call, f);
 }
 
 void add_sink(subject& s) {
@@ -119,7 +121,7 @@ void add_sink(subject& s) {
 
 }  // namespace
 
-TEST_CASE("segments without weights are one softmax over all keys") {
+TEST_CASE("segments at one origin are one softmax over their keys") {
   subject s(2, 5, {3, 0, 4});
   s.segments[0].q_offset = s.segments[1].q_offset = s.segments[2].q_offset = 2;
   s.segments[2].kv_offset = 3;
@@ -132,11 +134,22 @@ TEST_CASE("segments without weights are one softmax over all keys") {
         for (index_t d = 0; d < 3; ++d) k(b, g, j, d) = s.k[from](b, g, j < 3 ? j : j - 3, d);
         for (index_t e = 0; e < 2; ++e) v(b, g, j, e) = s.v[from](b, g, j < 3 ? j : j - 3, e);
       }
-  const auto causal = [](int, int, int p, int t) { return t <= p; };
-  for (auto& segment : s.segments) segment.visible = causal;
+  add_scores(s);
   softmax_arguments whole = s.call;
   whole.q_offset = 2;
-  whole.visible = causal;
+  SECTION("all of them") {}
+  SECTION("under a mask") {
+    whole.visible = [](int b, int h, int p, int t) { return (b + h + p + 2 * t) % 3 != 0; };
+    for (auto& segment : s.segments) segment.visible = whole.visible;
+  }
+  SECTION("in a window") {
+    whole.window_left = 2;
+    whole.window_right = 1;
+    for (auto& segment : s.segments) {
+      segment.window_left = 2;
+      segment.window_right = 1;
+    }
+  }
   const auto expected = reference::softmax<double>(s.q, k, v, whole);
   const auto got = reference::softmax_segments<double>(s.q, s.segments, s.call);
   CHECK(largest_difference(got.out, expected.out) <= 1e-15);
