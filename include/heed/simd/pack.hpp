@@ -21,6 +21,25 @@ HEED_INLINE To reinterpret_batch(From from) noexcept {
   return To(__builtin_bit_cast(typename To::register_type, from.data));
 }
 
+/// Where one operand is NaN, xsimd for x86 gives the second one up to version 13, the first one from 14 on. Here: the
+/// second.
+template <class Batch>
+HEED_INLINE Batch min_or_second(Batch a, Batch b) noexcept {
+#if XSIMD_VERSION_MAJOR < 14
+  return xsimd::min(a, b);
+#else
+  return xsimd::min(b, a);
+#endif
+}
+template <class Batch>
+HEED_INLINE Batch max_or_second(Batch a, Batch b) noexcept {
+#if XSIMD_VERSION_MAJOR < 14
+  return xsimd::max(a, b);
+#else
+  return xsimd::max(b, a);
+#endif
+}
+
 }  // namespace detail
 
 /// Integers of the width of T, so that an index_pack has as many lanes as the pack of scores beside it.
@@ -188,8 +207,8 @@ struct pack {
       return {xsimd::fma(a.value, b.value, c.value)};
   }
   /// If one operand is NaN the result is b: max(new, running) keeps what the caller puts second.
-  HEED_INLINE friend pack min(pack a, pack b) noexcept { return {xsimd::min(a.value, b.value)}; }
-  HEED_INLINE friend pack max(pack a, pack b) noexcept { return {xsimd::max(a.value, b.value)}; }
+  HEED_INLINE friend pack min(pack a, pack b) noexcept { return {detail::min_or_second(a.value, b.value)}; }
+  HEED_INLINE friend pack max(pack a, pack b) noexcept { return {detail::max_or_second(a.value, b.value)}; }
   HEED_INLINE friend pack abs(pack a) noexcept { return {xsimd::abs(a.value)}; }
   HEED_INLINE friend pack sqrt(pack a) noexcept { return {xsimd::sqrt(a.value)}; }
   HEED_INLINE friend pack select(mask_pack<T, A> which, pack a, pack b) noexcept {
