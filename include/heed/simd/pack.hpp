@@ -6,9 +6,11 @@
 
 #include <heed/core/view.hpp>
 #include <heed/simd/arch.hpp>
+#include <heed/simd/gather.hpp>
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 HEED_ARCH_BEGIN
@@ -109,7 +111,10 @@ struct index_pack {
   HEED_INLINE friend index_pack max(index_pack a, index_pack b) noexcept { return {xsimd::max(a.value, b.value)}; }
   HEED_INLINE friend index_pack abs(index_pack a) noexcept { return max(a, -a); }
   HEED_INLINE friend index_pack select(mask_pack<T, A> which, index_pack a, index_pack b) noexcept {
-    return {xsimd::select(detail::reinterpret_batch<xsimd::batch_bool<int_type, A>>(which.value), a.value, b.value)};
+    // xsimd 8 cannot select 32-bit integers under AVX-512 at -O0, floats it can.
+    using real_batch = xsimd::batch<T, A>;
+    return {detail::reinterpret_batch<batch_type>(xsimd::select(
+        which.value, detail::reinterpret_batch<real_batch>(a.value), detail::reinterpret_batch<real_batch>(b.value)))};
   }
 
   /// Applies a function of one int to each lane. For what vector units have no instruction for.
@@ -120,6 +125,9 @@ struct index_pack {
     for (int i = 0; i < lanes; ++i) lane[i] = f(static_cast<int>(lane[i]));
     return {batch_type::load_aligned(lane)};
   }
+
+  /// heed::lookup in a table of integers, with integers as the result.
+  HEED_INLINE index_pack lookup_in(const view<const std::int32_t, 1>& table, int fallback) const noexcept;
 
   /// Remainder in [0, divisor), also for negative numbers; divisor > 0.
   HEED_INLINE friend index_pack floor_mod(index_pack a, int divisor) noexcept {
@@ -287,15 +295,72 @@ HEED_INLINE pack<T, A> operator/(index_pack<T, A> a, S b) noexcept {
   return pack<T, A>(a) / pack<T, A>(b);
 }
 
+namespace detail {
+
+/// Whether the instruction set can gather elements of U into packs of the kind P. Types are compared first: clang would
+/// convert registers to others of the same size.
+template <class U, class T, class A, class P>
+concept gathers = ((std::is_same_v<U, T> && std::is_same_v<P, pack<T, A>>) ||
+                   (std::is_same_v<U, std::int32_t> && std::is_same_v<P, index_pack<T, A>>)) &&
+                  requires(const U* base, index_pack<T, A> at, mask_pack<T, A> wanted, P otherwise) {
+                    gather(base, at.value.data, wanted.value.data, otherwise.value.data);
+                  };
+
+/// Whether Int holds the offset of every element of a table.
+template <class Int, class U>
+HEED_INLINE bool offsets_fit(const view<U, 1>& table) noexcept {
+  constexpr index_t most = std::numeric_limits<std::int32_t>::max();
+  const index_t extent = table.extent(0), stride = table.stride(0);
+  return sizeof(Int) == 8 ||
+         (extent <= most && stride <= most && stride >= -most && extent * stride <= most && extent * stride >= -most);
+}
+
+template <class U, class T, class A>
+HEED_INLINE mask_pack<T, A> is_inside(const view<U, 1>& table, index_pack<T, A> index) noexcept {
+  constexpr index_t most = std::numeric_limits<lane_int_t<T>>::max();
+  const index_t last = table.extent(0) - 1;
+  return (index >= 0) & (index <= (last < most ? last : most));
+}
+
+/// Elements of a table as lanes of P, a pack or an index_pack; those of `otherwise` where the index is outside.
+template <class U, class T, class A, class P>
+HEED_INLINE P lookup_or(const view<U, 1>& table, index_pack<T, A> index, P otherwise) noexcept {
+  using int_type = typename index_pack<T, A>::int_type;
+  if constexpr (gathers<std::remove_const_t<U>, T, A, P>) {
+    if (offsets_fit<int_type>(table)) {
+      const mask_pack<T, A> inside = is_inside(table, index);
+      // Of the other lanes the product might overflow.
+      if (table.stride(0) != 1) index = select(inside, index, index_pack<T, A>(0)) * table.stride(0);
+      return {typename P::batch_type(gather(table.data(), index.value.data, inside.value.data, otherwise.value.data))};
+    }
+  }
+  using lane_type = std::conditional_t<std::is_same_v<P, index_pack<T, A>>, int_type, T>;
+  alignas(64) int_type at[lanes<T, A>];
+  alignas(64) lane_type lane[lanes<T, A>];
+  index.store(at);
+  otherwise.store(lane);
+  for (int i = 0; i < lanes<T, A>; ++i)
+    if (at[i] >= 0 && at[i] < table.extent(0)) lane[i] = static_cast<lane_type>(table[at[i]]);
+  return P::load(lane);
+}
+
+}  // namespace detail
+
 /// Table lookup with a bound: lanes whose index is outside the table get `fallback`; nothing outside is read.
 template <class T, class A, class U>
-HEED_INLINE pack<T, A> lookup(const view<U, 1>& table, index_pack<T, A> index, std::type_identity_t<T> fallback) noexcept {
-  alignas(64) lane_int_t<T> at[detail::lanes<T, A>];
-  alignas(64) T lane[detail::lanes<T, A>];
-  index.store(at);
-  for (int i = 0; i < detail::lanes<T, A>; ++i)
-    lane[i] = at[i] >= 0 && at[i] < table.extent(0) ? static_cast<T>(table[at[i]]) : fallback;
-  return pack<T, A>::load_aligned(lane);
+HEED_INLINE pack<T, A> lookup(const view<U, 1>& table, index_pack<T, A> index,
+                              std::type_identity_t<T> fallback) noexcept {
+  if constexpr (detail::gathers<std::remove_const_t<U>, T, A, index_pack<T, A>>)
+    return select(detail::is_inside(table, index), pack<T, A>(detail::lookup_or(table, index, index_pack<T, A>(0))),
+                  pack<T, A>(fallback));
+  else
+    return detail::lookup_or(table, index, pack<T, A>(fallback));
+}
+
+template <class T, class A>
+HEED_INLINE index_pack<T, A> index_pack<T, A>::lookup_in(const view<const std::int32_t, 1>& table,
+                                                         int fallback) const noexcept {
+  return detail::lookup_or(table, *this, index_pack(fallback));
 }
 
 /// An index_pack as scores.
