@@ -67,7 +67,7 @@ inline constexpr T rounding_shift =
 template <class T, class A>
 HEED_INLINE pack<T, A> power_of_two(pack<T, A> shifted) noexcept {
   using real_batch = typename pack<T, A>::batch_type;
-  using bits_batch = xsimd::batch<lane_int_t<T>, A>;
+  using bits_batch = batch<lane_int_t<T>, A>;
   return {reinterpret_batch<real_batch>(reinterpret_batch<bits_batch>(shifted.value)
                                         << (std::numeric_limits<T>::digits - 1))};
 }
@@ -142,7 +142,7 @@ HEED_INLINE pack<T, A> exp(pack<T, A> x) noexcept {
 template <class T, class A>
 HEED_INLINE pack<T, A> tanh(pack<T, A> x) noexcept {
   if constexpr (std::is_same_v<T, double>) {
-    return {xsimd::tanh(x.value)};
+    return {tanh(x.value)};
   } else {
     using P = pack<T, A>;
     // Minimax for the quotient with tanh x / x on [0, 9.02]; beyond, tanh rounds to 1.
@@ -164,11 +164,11 @@ HEED_INLINE pack<T, A> sigmoid(pack<T, A> x) noexcept {
 /// Natural logarithm, log(1 + x): xsimd's, 1-2 ulp.
 template <class T, class A>
 HEED_INLINE pack<T, A> log(pack<T, A> x) noexcept {
-  return {xsimd::log(x.value)};
+  return {log(x.value)};
 }
 template <class T, class A>
 HEED_INLINE pack<T, A> log1p(pack<T, A> x) noexcept {
-  return {xsimd::log1p(x.value)};
+  return {log1p(x.value)};
 }
 
 HEED_ARCH_END

@@ -1,7 +1,8 @@
 /// `pack`, `index_pack`, `mask_pack`: one vector register of scores, integers or truth values, with ordinary operators.
 ///
-/// Thin wrappers over xsimd::batch. They give one spelling for xsimd 8.1 to its newest, fused multiply-add where that
-/// xsimd release has none, and mixed arithmetic of scores with positions. Everything is inlined.
+/// Thin wrappers over xsimd::batch, or over vectors of heed's own where there is no xsimd. They give one spelling for xsimd
+/// 8.1 to its newest, fused multiply-add where that xsimd release has none, and mixed arithmetic of scores with positions.
+/// Everything is inlined.
 #pragma once
 
 #include <heed/core/view.hpp>
@@ -23,35 +24,33 @@ HEED_INLINE To reinterpret_batch(From from) noexcept {
   return To(__builtin_bit_cast(typename To::register_type, from.data));
 }
 
-/// Where one operand is NaN, xsimd for x86 gives the second one up to version 13, the first one from 14 on. Here: the
-/// second.
+/// The smaller or larger one; where one of them is NaN, b (on x86, and in portable vectors).
 template <class Batch>
 HEED_INLINE Batch min_or_second(Batch a, Batch b) noexcept {
-#if XSIMD_VERSION_MAJOR < 14
-  return xsimd::min(a, b);
-#else
-  return xsimd::min(b, a);
-#endif
+  return min(a, b);
 }
 template <class Batch>
 HEED_INLINE Batch max_or_second(Batch a, Batch b) noexcept {
-#if XSIMD_VERSION_MAJOR < 14
-  return xsimd::max(a, b);
-#else
-  return xsimd::max(b, a);
-#endif
+  return max(a, b);
 }
+#if HEED_XSIMD && XSIMD_VERSION_MAJOR >= 14
+// From version 14 on xsimd gives the first operand beside NaN.
+template <class T, class A>
+HEED_INLINE xsimd::batch<T, A> min_or_second(xsimd::batch<T, A> a, xsimd::batch<T, A> b) noexcept {
+  return min(b, a);
+}
+template <class T, class A>
+HEED_INLINE xsimd::batch<T, A> max_or_second(xsimd::batch<T, A> a, xsimd::batch<T, A> b) noexcept {
+  return max(b, a);
+}
+#endif
 
 }  // namespace detail
-
-/// Integers of the width of T, so that an index_pack has as many lanes as the pack of scores beside it.
-template <class T>
-using lane_int_t = std::conditional_t<sizeof(T) == 8, std::int64_t, std::int32_t>;
 
 /// Truth values, one a lane of pack<T, A>.
 template <class T, class A = default_arch>
 struct mask_pack {
-  using batch_type = xsimd::batch_bool<T, A>;
+  using batch_type = detail::batch_bool<T, A>;
   batch_type value;
 
   HEED_INLINE mask_pack() noexcept : value(false) {}
@@ -65,8 +64,8 @@ struct mask_pack {
   HEED_INLINE friend mask_pack operator&&(mask_pack a, mask_pack b) noexcept { return a & b; }
   HEED_INLINE friend mask_pack operator||(mask_pack a, mask_pack b) noexcept { return a | b; }
   HEED_INLINE friend mask_pack operator!(mask_pack a) noexcept { return {!a.value}; }
-  HEED_INLINE friend bool any(mask_pack a) noexcept { return xsimd::any(a.value); }
-  HEED_INLINE friend bool all(mask_pack a) noexcept { return xsimd::all(a.value); }
+  HEED_INLINE friend bool any(mask_pack a) noexcept { return any(a.value); }
+  HEED_INLINE friend bool all(mask_pack a) noexcept { return all(a.value); }
 };
 
 template <class T, class A>
@@ -76,7 +75,7 @@ struct pack;
 template <class T, class A = default_arch>
 struct index_pack {
   using int_type = lane_int_t<T>;
-  using batch_type = xsimd::batch<int_type, A>;
+  using batch_type = detail::batch<int_type, A>;
   static constexpr int lanes = detail::lanes<T, A>;
   batch_type value;
 
@@ -107,13 +106,17 @@ struct index_pack {
   HEED_INLINE friend mask_pack<T, A> operator>(index_pack a, index_pack b) noexcept { return as_mask(a.value > b.value); }
   HEED_INLINE friend mask_pack<T, A> operator>=(index_pack a, index_pack b) noexcept { return as_mask(a.value >= b.value); }
 
-  HEED_INLINE friend index_pack min(index_pack a, index_pack b) noexcept { return {xsimd::min(a.value, b.value)}; }
-  HEED_INLINE friend index_pack max(index_pack a, index_pack b) noexcept { return {xsimd::max(a.value, b.value)}; }
+  HEED_INLINE friend index_pack min(index_pack a, index_pack b) noexcept {
+    return {detail::min_or_second(a.value, b.value)};
+  }
+  HEED_INLINE friend index_pack max(index_pack a, index_pack b) noexcept {
+    return {detail::max_or_second(a.value, b.value)};
+  }
   HEED_INLINE friend index_pack abs(index_pack a) noexcept { return max(a, -a); }
   HEED_INLINE friend index_pack select(mask_pack<T, A> which, index_pack a, index_pack b) noexcept {
     // xsimd 8 cannot select 32-bit integers under AVX-512 at -O0, floats it can.
-    using real_batch = xsimd::batch<T, A>;
-    return {detail::reinterpret_batch<batch_type>(xsimd::select(
+    using real_batch = detail::batch<T, A>;
+    return {detail::reinterpret_batch<batch_type>(select(
         which.value, detail::reinterpret_batch<real_batch>(a.value), detail::reinterpret_batch<real_batch>(b.value)))};
   }
 
@@ -139,8 +142,8 @@ struct index_pack {
   }
 
  private:
-  HEED_INLINE static mask_pack<T, A> as_mask(xsimd::batch_bool<int_type, A> m) noexcept {
-    return {detail::reinterpret_batch<xsimd::batch_bool<T, A>>(m)};
+  HEED_INLINE static mask_pack<T, A> as_mask(detail::batch_bool<int_type, A> m) noexcept {
+    return {detail::reinterpret_batch<detail::batch_bool<T, A>>(m)};
   }
 };
 
@@ -150,7 +153,7 @@ struct pack {
   static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>, "heed::pack: float or double");
   using element_type = T;
   using arch = A;
-  using batch_type = xsimd::batch<T, A>;
+  using batch_type = detail::batch<T, A>;
   static constexpr int lanes = detail::lanes<T, A>;
   batch_type value;
 
@@ -159,7 +162,7 @@ struct pack {
   template <class S>
     requires std::is_arithmetic_v<S>
   HEED_INLINE pack(S all_lanes) noexcept : value(static_cast<T>(all_lanes)) {}
-  HEED_INLINE pack(index_pack<T, A> i) noexcept : value(xsimd::to_float(i.value)) {}
+  HEED_INLINE pack(index_pack<T, A> i) noexcept : value(to_float(i.value)) {}
 
   HEED_INLINE static pack load(const T* from) noexcept { return {batch_type::load_unaligned(from)}; }
   HEED_INLINE static pack load_aligned(const T* from) noexcept { return {batch_type::load_aligned(from)}; }
@@ -212,15 +215,15 @@ struct pack {
       return {batch_type(_mm512_fmadd_pd(a.value, b.value, c.value))};
     else
 #endif
-      return {xsimd::fma(a.value, b.value, c.value)};
+      return {fma(a.value, b.value, c.value)};
   }
   /// If one operand is NaN the result is b: max(new, running) keeps what the caller puts second.
   HEED_INLINE friend pack min(pack a, pack b) noexcept { return {detail::min_or_second(a.value, b.value)}; }
   HEED_INLINE friend pack max(pack a, pack b) noexcept { return {detail::max_or_second(a.value, b.value)}; }
-  HEED_INLINE friend pack abs(pack a) noexcept { return {xsimd::abs(a.value)}; }
-  HEED_INLINE friend pack sqrt(pack a) noexcept { return {xsimd::sqrt(a.value)}; }
+  HEED_INLINE friend pack abs(pack a) noexcept { return {abs(a.value)}; }
+  HEED_INLINE friend pack sqrt(pack a) noexcept { return {sqrt(a.value)}; }
   HEED_INLINE friend pack select(mask_pack<T, A> which, pack a, pack b) noexcept {
-    return {xsimd::select(which.value, a.value, b.value)};
+    return {select(which.value, a.value, b.value)};
   }
 
   /// Sum and extremes over the lanes, in a fixed order.
