@@ -99,6 +99,7 @@ reference::softmax_arguments arguments_of(const softmax_options<S>& options) {
       return static_cast<double>(bias(bias.extent(0) == 1 ? 0 : b, bias.extent(1) == 1 ? 0 : h,
                                       bias.extent(2) == 1 ? 0 : i, bias.extent(3) == 1 ? 0 : j));
     };
+    a.bias_extents = {bias.extent(0), bias.extent(1), bias.extent(2), bias.extent(3)};
   }
   if (options.sink) {
     const auto sink = options.sink;

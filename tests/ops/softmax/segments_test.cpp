@@ -1,4 +1,5 @@
 #include "ops/softmax/problem.hpp"
+#include "reference/softmax_segments.hpp"
 #include "support/catch.hpp"
 
 #include <heed/mod/masks.hpp>
@@ -40,51 +41,28 @@ std::vector<softmax_segment<S>> plain_segments(const segmented<S>& p) {
   return segments;
 }
 
-/// The definition: one softmax over the keys of all segments, each with the positions, mask and weight of its segment.
+/// The definition, with the segments' positions, masks and weights.
 template <class S, class Mask>
 reference::softmax_result expected_of(const problem<S>& p, const std::vector<softmax_segment<S, Mask>>& segments,
                                       const reference::softmax_arguments& call = {}) {
-  struct place {
-    std::size_t segment;
-    index_t key;
-  };
-  std::vector<place> places;
-  for (std::size_t s = 0; s < segments.size(); ++s)
-    for (index_t j = 0; j < segments[s].k.extent(2); ++j) places.push_back({s, j});
-  const auto M = static_cast<index_t>(places.size());
-  const index_t B = p.q.extent(0), G = segments.empty() ? 1 : segments[0].k.extent(1), N = p.q.extent(2);
-  tensor<S, 4> k({B, G, M, p.q.extent(3)}), v({B, G, M, p.out.extent(3)});
-  for (index_t b = 0; b < B; ++b)
-    for (index_t g = 0; g < G; ++g)
-      for (index_t J = 0; J < M; ++J) {
-        const auto& from = segments[places[static_cast<std::size_t>(J)].segment];
-        const index_t j = places[static_cast<std::size_t>(J)].key, entry = from.k.extent(0) == 1 ? 0 : b;
-        for (index_t d = 0; d < k.extent(3); ++d) k(b, g, J, d) = from.k(entry, g, j, d);
-        for (index_t e = 0; e < v.extent(3); ++e) v(b, g, J, e) = from.v(entry, g, j, e);
-      }
-
-  reference::softmax_arguments all = call;
-  all.q_offset = 0;
-  const auto position_in = [&](int i, int J) {
-    const place at = places[static_cast<std::size_t>(J)];
-    const auto& options = segments[at.segment].options;
-    return std::pair(i + options.q_offset.or_default(segments[at.segment].k.extent(2) - N), at.key + options.kv_offset);
-  };
-  all.visible = [&](int b, int h, int i, int J) {
-    const auto& segment = segments[places[static_cast<std::size_t>(J)].segment];
-    const auto [query, key] = position_in(i, J);
-    if (segment.options.log_weight && segment.options.log_weight[h] == -infinity) return false;
-    if (segment.options.window_left >= 0 && key < query - segment.options.window_left) return false;
-    if (segment.options.window_right >= 0 && key > query + segment.options.window_right) return false;
-    return static_cast<bool>(segment.mask(position{b, h, static_cast<int>(query), static_cast<int>(key)}));
-  };
-  all.score = [&](double s, int b, int h, int i, int J) {
-    const auto& segment = segments[places[static_cast<std::size_t>(J)].segment];
-    const auto [query, key] = position_in(i, J);
-    const double z = call.score ? call.score(s, b, h, static_cast<int>(query), static_cast<int>(key)) : s;
-    return z + (segment.options.log_weight ? static_cast<double>(segment.options.log_weight[h]) : 0);
-  };
-  return reference::softmax<S>(p.q, k, v, all);
+  std::vector<reference::softmax_segment<S>> all;
+  for (const auto& segment : segments) {
+    const auto& options = segment.options;
+    auto& one = all.emplace_back();
+    one.k = segment.k;
+    one.v = segment.v;
+    if (options.log_weight)
+      one.log_weight = [weights = options.log_weight](int h) { return static_cast<double>(weights[h]); };
+    if (options.blend.given()) one.blend = options.blend.or_default(0);
+    one.visible = [mask = segment.mask](int b, int h, int query, int key) {
+      return static_cast<bool>(mask(position{b, h, query, key}));
+    };
+    one.window_left = options.window_left;
+    one.window_right = options.window_right;
+    if (options.q_offset.given()) one.q_offset = options.q_offset.or_default(0);
+    one.kv_offset = options.kv_offset;
+  }
+  return reference::softmax_segments<S>(p.q, all, call);
 }
 
 constexpr shape usual{2, 4, 2, 75, 1, 16, 20};
@@ -201,18 +179,9 @@ TEMPLATE_TEST_CASE("a blend adds the softmax of each segment with its factor", "
   segmented<TestType> p(usual);
   auto segments = plain_segments(p);
   const double factors[] = {0.75, 3, -0.5, 0};
-  reference::softmax_result blended = reference::softmax<TestType>(p.q, p.k[0], p.v[0]);
-  for (std::size_t s = 0; s < segments.size(); ++s) {
-    segments[s].options.blend = factors[s];
-    const auto one = reference::softmax<TestType>(p.q, p.k[s], p.v[s]);
-    for (index_t i = 0; i < one.out.size(); ++i) {
-      const double before = s == 0 ? 0 : blended.out.data()[i], noise = s == 0 ? 0 : blended.out_noise.data()[i];
-      blended.out.data()[i] = before + factors[s] * one.out.data()[i];
-      blended.out_noise.data()[i] = noise + std::fabs(factors[s]) * one.out_noise.data()[i];
-    }
-  }
+  for (std::size_t s = 0; s < segments.size(); ++s) segments[s].options.blend = factors[s];
   softmax_segments_forward(p.q, segments, p.out);
-  CHECK(worst_error<TestType>(p.out, {}, blended) <= 1);
+  CHECK(worst_error<TestType>(p.out, {}, expected_of(p, segments)) <= 1);
 }
 
 TEST_CASE("packed segments: every sequence has its part of each") {
