@@ -1,0 +1,436 @@
+/// Runs a checked backward call of the softmax family: cuts it into tasks that own the gradients of some keys, and adds
+/// up what several tasks have for the same keys.
+#pragma once
+
+#include <heed/kernel/gradient_tile.hpp>
+#include <heed/kernel/softmax_run.hpp>
+#include <heed/kernel/softmax_walk.hpp>
+
+#include <numeric>
+#include <optional>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+/// What a call asks of its queries; all of it checked.
+template <class S>
+struct softmax_gradient_rows {
+  using T = accumulator_t<S>;
+  view<const S, 4> q;      // [B,H,N,D]
+  view<const S, 4> out;    // [B,H,N,E]
+  view<const T, 3> lse;    // [B,H,N]
+  view<const S, 4> dout;   // [B,H,N,E]
+  view<const T, 3> dlse;   // [B,H,N] or empty
+  view<const T, 1> sink;   // [H] or empty
+  view<const S, 4> bias;   // broadcast to [B,H,N,M], or empty
+  view<S, 4> dq;           // [B,H,N,D]
+  view<T, 1> dsink;        // [H] or empty
+  double scale;
+  sequence_offsets cu_q;
+
+  index_t sequences() const noexcept { return cu_q ? cu_q.size() - 1 : q.extent(0); }
+  index_t batch(index_t sequence) const noexcept { return cu_q ? 0 : sequence; }
+  index_t first_query(index_t sequence) const noexcept { return cu_q ? cu_q.at(sequence) : 0; }
+  index_t queries(index_t sequence) const noexcept {
+    return cu_q ? cu_q.at(sequence + 1) - cu_q.at(sequence) : q.extent(2);
+  }
+};
+
+/// One set of keys, and where their gradients go.
+template <class S, class Mask>
+struct softmax_gradient_segment {
+  softmax_segment_rows<S, Mask> rows;
+  view<S, 4> dk;  // [B,G,M,D], or [1,G,M,D] if all batch entries share the segment
+  view<S, 4> dv;  // [B,G,M,E] or [1,G,M,E]
+
+  bool shared() const noexcept { return dk.extent(0) == 1 && rows.k.extent(0) != 1; }
+  index_t first_key(index_t sequence) const noexcept { return rows.cu_k ? rows.cu_k.at(sequence) : 0; }
+  index_t keys(index_t sequence) const noexcept {
+    return rows.cu_k ? rows.cu_k.at(sequence + 1) - rows.cu_k.at(sequence) : rows.k.extent(2);
+  }
+  index_t batch(index_t sequence) const noexcept { return rows.cu_k || shared() ? 0 : sequence; }
+};
+
+/// How a call is cut, by shapes alone. A unit is a sequence and as few heads as share no key with others; its queries,
+/// in groups of `shape::tiles` tiles, are dealt out to `parts` tasks, each of which adds up gradients of its own.
+struct gradient_partition {
+  index_t sequences, units, heads, parts;
+  index_t group;  // query rows
+
+  index_t tasks() const noexcept { return sequences * units * parts; }
+  index_t groups(index_t queries) const noexcept { return (queries + group - 1) / group; }
+  /// The parts that have anything to do, and the first in any case: it sets gradients to zero.
+  index_t parts_of(index_t queries) const noexcept {
+    return std::clamp<index_t>(heads * groups(queries), 1, parts);
+  }
+  /// Calls f(head of the unit, first query) for the groups of a part. Later queries come first, and the parts take
+  /// turns in alternating order: under a causal mask all get as much to do.
+  template <class F>
+  void for_groups(index_t part, index_t queries, F f) const {
+    const index_t of_head = groups(queries), all = heads * of_head;
+    for (index_t round = 0; round * parts < all; ++round) {
+      const index_t i = round * parts + (round % 2 == 0 ? part : parts - 1 - part);
+      if (i < all) f(i / of_head, (of_head - 1 - i % of_head) * group);
+    }
+  }
+};
+
+/// Sums of gradients, one row a key: where a task adds to, in the accumulator's type.
+template <class T>
+struct gradient_target {
+  T* dk;
+  index_t dk_stride;
+  T* dv;
+  index_t dv_stride;
+};
+
+/// to[row] += factor * from[row]
+template <class T, class A>
+void add_rows(const T* from, index_t pitch, T factor, T* to, index_t stride, int count, index_t features) noexcept {
+  using P = pack<T, A>;
+  for (int j = 0; j < count; ++j) {
+    const T* const x = from + j * pitch;
+    T* const y = to + j * stride;
+    index_t e = 0;
+    for (; e + P::lanes <= features; e += P::lanes) fma(P(factor), P::load_aligned(x + e), P::load(y + e)).store(y + e);
+    for (; e < features; ++e) y[e] += factor * x[e];
+  }
+}
+
+/// to = (to, if `onto`) + the sum of `count` rows, `step` apart, in their order.
+template <class T, class A, class S>
+void sum_rows(const T* from, index_t step, index_t count, bool onto, S* to, index_t features) noexcept {
+  using P = pack<T, A>;
+  for (index_t e = 0; e < features; e += P::lanes) {
+    const int some = static_cast<int>(std::min<index_t>(P::lanes, features - e));
+    P sum = onto ? load_first_as<T, A>(to + e, some) : P(T(0));
+    for (index_t i = 0; i < count; ++i) sum += P::load_aligned(from + i * step + e);
+    if (some == P::lanes)
+      store_as(to + e, sum);
+    else
+      store_first_as(to + e, sum, some);
+  }
+}
+
+/// Scratch of one worker.
+template <class S, class A>
+struct gradient_workspace {
+  using T = accumulator_t<S>;
+  using shape = tile_shape<T, A>;
+  gradient_workspace(scratch_cursor& memory, index_t features, index_t value_features, bool bias, index_t rows) noexcept
+      : buffers(memory, features, value_features, !std::is_same_v<S, T>, bias) {
+    for (auto& tile : tiles) tile = gradient_tile<T, A>(memory, buffers);
+    sums = memory.take<T>(rows);
+  }
+  gradient_workspace(const gradient_workspace&) = delete;
+  gradient_workspace& operator=(const gradient_workspace&) = delete;
+
+  gradient_buffers<T, A> buffers;
+  gradient_tile<T, A> tiles[shape::tiles];
+  T* sums;  // gradients of all keys of a unit, where outputs are of another type and no other task adds to them
+};
+
+/// A call in progress.
+template <class A, class S, class ForEachSegment, class... Mods>
+class softmax_backward_run {
+ public:
+  using T = accumulator_t<S>;
+  using shape = tile_shape<T, A>;
+
+  /// `for_each_segment(f)` calls f(softmax_gradient_segment) for every segment, in order.
+  softmax_backward_run(const softmax_gradient_rows<S>& rows, const ForEachSegment& for_each_segment,
+                       const score_chain<Mods...>& chain) noexcept
+      : rows_(rows),
+        for_each_segment_(for_each_segment),
+        chain_(chain),
+        features_(rows.q.extent(3)),
+        value_features_(rows.out.extent(3)),
+        key_pitch_(round_up(features_, row_unit)),
+        row_pitch_(key_pitch_ + round_up(value_features_, row_unit)) {
+    const index_t heads = rows.q.extent(1), sequences = rows.sequences();
+    index_t units = heads, most_queries = 0, rows_of_part = 0;
+    for_each_segment([&](const auto& segment) {
+      units = std::gcd(units, segment.rows.k.extent(1));
+      rows_of_part += segment.rows.k.extent(0) * segment.rows.k.extent(1) * segment.rows.k.extent(2);
+    });
+    for (index_t s = 0; s < sequences; ++s) most_queries = std::max(most_queries, rows.queries(s));
+    partition_ = {sequences, units, units == 0 ? 0 : heads / units, 1, index_t(shape::tiles) * shape::queries};
+    if (sequences * units == 0) return;
+    const index_t wanted = (enough_tasks + sequences * units - 1) / (sequences * units);
+    const index_t affordable = std::max<index_t>(2, most_partial_sums / std::max<index_t>(1, rows_of_part * row_pitch_));
+    partition_.parts = std::max<index_t>(
+        1, std::min({wanted, affordable, partition_.heads * partition_.groups(most_queries)}));
+  }
+
+  /// Bytes of one worker, and of the sums that tasks leave to be added up.
+  index_t worker_bytes() const noexcept {
+    scratch_cursor count(nullptr);
+    gradient_workspace<S, A>(count, features_, value_features_, static_cast<bool>(rows_.bias), own_rows() * row_pitch_);
+    return round_up(count.used(), cache_line);
+  }
+  index_t shared_bytes() const noexcept {
+    index_t bytes = 0;
+    for_each_segment_([&](const auto& segment) { bytes += bytes_of(segment); });
+    return bytes;
+  }
+
+  void run(const checker& check, scratch_view scratch, const executor_ref& where) {
+    const index_t share = worker_bytes();
+    const scratch_block memory(check, scratch, scratch_total(share, where.concurrency) + shared_bytes());
+    std::byte* const shared = memory.data() + share * where.concurrency;
+    auto task = [&](index_t number, index_t worker) {
+      scratch_cursor cursor(memory.data() + worker * share);
+      gradient_workspace<S, A> space(cursor, features_, value_features_, static_cast<bool>(rows_.bias),
+                                     own_rows() * row_pitch_);
+      differentiate(space, number, shared);
+    };
+    for_each_task(where, partition_.tasks(), task);
+
+    index_t sums = 0;
+    for_each_segment_([&](const auto& segment) {
+      if (bytes_of(segment) > 0 || segment.shared()) {
+        const T* const from = reinterpret_cast<const T*>(shared + sums);
+        auto add = [&](index_t number, index_t) { add_up(segment, from, number); };
+        for_each_task(where, segment.rows.k.extent(1) * pieces_of_head, add);
+      }
+      sums += bytes_of(segment);
+    });
+    if (rows_.dsink) {
+      auto of_head = [&](index_t head, index_t) { rows_.dsink[head] = sink_gradient(static_cast<int>(head)); };
+      for_each_task(where, rows_.q.extent(1), of_head);
+    }
+  }
+
+ private:
+  static constexpr bool same_type = std::is_same_v<S, T>;
+  /// Elements; rows of sums are aligned.
+  static constexpr index_t row_unit = cache_line / index_t(sizeof(T));
+  /// So that many workers have something to do where there are few heads.
+  static constexpr index_t enough_tasks = 16;
+  /// Elements of all partial sums together.
+  static constexpr index_t most_partial_sums = index_t(1) << 24;
+  static constexpr index_t pieces_of_head = 8;
+
+  /// Partial sums of a segment that parts of one unit, and if it is shared those of all sequences, leave behind. The
+  /// first part of a unit adds to the outputs themselves, if their type allows.
+  template <class Segment>
+  index_t slots_of(const Segment& segment) const noexcept {
+    if (segment.shared()) return partition_.sequences * partition_.parts;
+    return partition_.parts == 1 ? 0 : partition_.parts - (same_type ? 1 : 0);
+  }
+  template <class Segment>
+  index_t bytes_of(const Segment& segment) const noexcept {
+    return slots_of(segment) * segment.dk.extent(0) * segment.rows.k.extent(1) * segment.rows.k.extent(2) *
+           row_pitch_ * index_t(sizeof(T));
+  }
+
+  /// Rows of the sums of a unit that has them to itself.
+  index_t own_rows() const noexcept {
+    index_t most = 0;
+    if (same_type || partition_.parts > 1) return 0;
+    for (index_t s = 0; s < partition_.sequences; ++s) {
+      index_t rows = 0;
+      for_each_segment_([&](const auto& segment) {
+        if (!segment.shared()) rows += segment.keys(s) * (segment.rows.k.extent(1) / partition_.units);
+      });
+      most = std::max(most, rows);
+    }
+    return most;
+  }
+
+  gradient_target<T> target_of(T* rows) const noexcept { return {rows, row_pitch_, rows + key_pitch_, row_pitch_}; }
+
+  /// Calls f(segment, kv head, target) for the keys of a unit. `shared`: partial sums; `own`: those of the unit.
+  template <class F>
+  void for_targets(index_t sequence, index_t unit, index_t part, std::byte* shared, T* own, F f) const {
+    for_each_segment_([&](const auto& segment) {
+      const index_t groups = segment.rows.k.extent(1), keys = segment.keys(sequence);
+      const index_t first = segment.first_key(sequence), batch = segment.batch(sequence);
+      for (index_t g = unit * (groups / partition_.units); g < (unit + 1) * (groups / partition_.units); ++g) {
+        const index_t slot = segment.shared() ? sequence * partition_.parts + part : part - (same_type ? 1 : 0);
+        if (keys == 0) {
+          f(segment, g, gradient_target<T>{});
+        } else if (slots_of(segment) > 0 && slot >= 0) {
+          const index_t row = ((slot * segment.dk.extent(0) + batch) * groups + g) * segment.rows.k.extent(2) + first;
+          f(segment, g, target_of(reinterpret_cast<T*>(shared) + row * row_pitch_));
+        } else if constexpr (same_type) {
+          f(segment, g,
+            gradient_target<T>{&segment.dk(batch, g, first, 0), segment.dk.stride(2), &segment.dv(batch, g, first, 0),
+                               segment.dv.stride(2)});
+        } else {
+          f(segment, g, target_of(own));
+          own += keys * row_pitch_;
+        }
+      }
+      shared += bytes_of(segment);
+    });
+  }
+
+  void differentiate(gradient_workspace<S, A>& space, index_t number, std::byte* shared) const {
+    const index_t part = number % partition_.parts, unit = number / partition_.parts % partition_.units;
+    const index_t sequence = number / (partition_.parts * partition_.units), queries = rows_.queries(sequence);
+    if (part >= partition_.parts_of(queries)) return;
+    for_targets(sequence, unit, part, shared, space.sums,
+                [&](const auto& segment, index_t, const gradient_target<T>& target) {
+                  for (index_t j = 0; j < segment.keys(sequence); ++j) {
+                    std::fill_n(target.dk + j * target.dk_stride, features_, T(0));
+                    std::fill_n(target.dv + j * target.dv_stride, value_features_, T(0));
+                  }
+                });
+    partition_.for_groups(part, queries, [&](index_t head_of_unit, index_t first) {
+      const index_t head = unit * partition_.heads + head_of_unit;
+      const query_rows at{static_cast<int>(sequence), static_cast<int>(head), first,
+                          static_cast<int>(std::min(partition_.group, queries - first))};
+      differentiate_queries(space, at, unit, part, shared);
+    });
+    if constexpr (!same_type) {
+      if (partition_.parts > 1) return;
+      for_targets(sequence, unit, part, shared, space.sums,
+                  [&](const auto& segment, index_t g, const gradient_target<T>& target) {
+                    if (segment.shared()) return;
+                    const index_t to = segment.first_key(sequence), batch = segment.batch(sequence);
+                    for (index_t j = 0; j < segment.keys(sequence); ++j) {
+                      sum_rows<T, A>(target.dk + j * target.dk_stride, 0, 1, false, &segment.dk(batch, g, to + j, 0),
+                                     features_);
+                      sum_rows<T, A>(target.dv + j * target.dv_stride, 0, 1, false, &segment.dv(batch, g, to + j, 0),
+                                     value_features_);
+                    }
+                  });
+    }
+  }
+
+  /// A group of query tiles against all their keys.
+  void differentiate_queries(gradient_workspace<S, A>& space, const query_rows& at, index_t unit, index_t part,
+                             std::byte* shared) const {
+    const index_t batch = rows_.batch(at.sequence), row = rows_.first_query(at.sequence) + at.first;
+    const int tile_count = (at.count + shape::queries - 1) / shape::queries;
+    const T factor = static_cast<T>(chain_.plain() ? rows_.scale * double(log2_e<T>) : rows_.scale);
+    for (int i = 0; i < tile_count; ++i) {
+      const index_t first = row + i * shape::queries;
+      const gradient_tile_rows<S> from{&rows_.q(batch, at.head, first, 0), rows_.q.stride(2),
+                                       &rows_.out(batch, at.head, first, 0), rows_.out.stride(2),
+                                       &rows_.dout(batch, at.head, first, 0), rows_.dout.stride(2),
+                                       &rows_.lse(batch, at.head, first), rows_.lse.stride(2),
+                                       rows_.dlse ? &rows_.dlse(batch, at.head, first) : nullptr, rows_.dlse.stride(2)};
+      space.tiles[i].load(from, std::min(shape::queries, at.count - i * shape::queries), factor);
+    }
+    for_targets(at.sequence, unit, part, shared, space.sums,
+                [&](const auto& segment, index_t group, const gradient_target<T>& target) {
+                  if (at.head / (rows_.q.extent(1) / segment.rows.k.extent(1)) == group)
+                    visit_keys(space, tile_count, at, segment, group, target);
+                });
+    for (int i = 0; i < tile_count; ++i)
+      space.tiles[i].store(&rows_.dq(batch, at.head, row + i * shape::queries, 0), rows_.dq.stride(2),
+                           static_cast<T>(rows_.scale));
+  }
+
+  template <class Segment>
+  void visit_keys(gradient_workspace<S, A>& space, int tile_count, const query_rows& at, const Segment& segment,
+                  index_t group, const gradient_target<T>& target) const {
+    constexpr index_t keys = shape::keys;
+    const dense_source<S> source = source_of(segment.rows, at.sequence, group);
+    const T log_weight = segment.rows.log_weight ? segment.rows.log_weight[at.head] : T(0);
+    if (source.count == 0 || log_weight == -std::numeric_limits<T>::infinity()) return;
+    bias_rows<S> bias;
+    if (rows_.bias) bias = {&rows_.bias(at.sequence, at.head, 0, 0), rows_.bias.stride(2), rows_.bias.stride(3)};
+    const auto& mask = segment.rows.mask;
+    const int kv_offset = static_cast<int>(segment.rows.kv_offset);
+    const index_t q_offset = segment.rows.q_offset.or_default(source.count - rows_.queries(at.sequence));
+    const tile_place place{at.sequence, at.head, static_cast<int>(at.first + q_offset), 0};
+    const key_range range = mask.keys(place.b, place.h, place.query, place.query + at.count);
+    const index_t begin = std::max<index_t>(0, index_t(range.begin) - kv_offset) / keys;
+    const index_t end = (std::min<index_t>(source.count, index_t(range.end) - kv_offset) + keys - 1) / keys;
+    gradient_buffers<T, A>& buffers = space.buffers;
+    for (index_t number = begin; number < end; ++number) {
+      const index_t first = number * keys;
+      const int count = static_cast<int>(std::min(keys, source.count - first));
+      tile_place here = place;
+      here.key = static_cast<int>(first) + kv_offset;
+      std::optional<key_block<dense_source<S>, T, A>> block;
+      bool finite_keys = true;
+      for (int i = 0; i < tile_count; ++i, here.query += shape::queries) {
+        gradient_tile<T, A>& tile = space.tiles[i];
+        const tile_class seen =
+            mask.classify(here.b, here.h, here.query, here.query + tile.count(), here.key, here.key + count);
+        if (seen == tile_class::empty) continue;
+        if (!block) {
+          block.emplace(source, first, count, buffers);
+          std::fill_n(buffers.key_sums, count * buffers.key_pitch, T(0));
+          std::fill_n(buffers.value_sums, count * buffers.value_pitch, T(0));
+          block->for_keys(0, count, [&](const T* rows, index_t stride, int some, int) {
+            finite_keys = finite_keys && all_finite<T, A>(rows, stride, some, features_);
+          });
+        }
+        if (bias.data != nullptr)
+          load_bias<T, A>(bias, at.first + i * shape::queries, tile.count(), first, count, buffers.bias);
+        tile.absorb(*block, here, finite_keys, bias.data != nullptr ? buffers.bias : nullptr, log_weight * log2_e<T>,
+                    seen == tile_class::partial, mask, chain_);
+      }
+      if (!block) continue;
+      add_rows<T, A>(buffers.key_sums, buffers.key_pitch, static_cast<T>(rows_.scale),
+                     target.dk + first * target.dk_stride, target.dk_stride, count, features_);
+      add_rows<T, A>(buffers.value_sums, buffers.value_pitch, T(1), target.dv + first * target.dv_stride,
+                     target.dv_stride, count, value_features_);
+    }
+  }
+
+  /// A piece of the keys of one kv head: the partial sums of each sequence, in the order of parts and sequences.
+  template <class Segment>
+  void add_up(const Segment& segment, const T* sums, index_t number) const {
+    const index_t g = number / pieces_of_head, piece = number % pieces_of_head;
+    const index_t groups = segment.rows.k.extent(1), step = groups * segment.rows.k.extent(2) * row_pitch_;
+    if (segment.shared()) {
+      const index_t keys = segment.rows.k.extent(2), slots = slots_of(segment);
+      for (index_t j = keys * piece / pieces_of_head; j < keys * (piece + 1) / pieces_of_head; ++j) {
+        const T* const from = sums + (g * keys + j) * row_pitch_;
+        sum_rows<T, A>(from, step, slots, false, &segment.dk(0, g, j, 0), features_);
+        sum_rows<T, A>(from + key_pitch_, step, slots, false, &segment.dv(0, g, j, 0), value_features_);
+      }
+      return;
+    }
+    for (index_t s = 0; s < partition_.sequences; ++s) {
+      const index_t used = partition_.parts_of(rows_.queries(s)) - (same_type ? 1 : 0);
+      const index_t keys = segment.keys(s), first = segment.first_key(s), batch = segment.batch(s);
+      for (index_t j = keys * piece / pieces_of_head; j < keys * (piece + 1) / pieces_of_head; ++j) {
+        const T* const from = sums + ((batch * groups + g) * segment.rows.k.extent(2) + first + j) * row_pitch_;
+        const index_t apart = segment.dk.extent(0) * step;
+        sum_rows<T, A>(from, apart, used, same_type, &segment.dk(batch, g, first + j, 0), features_);
+        sum_rows<T, A>(from + key_pitch_, apart, used, same_type, &segment.dv(batch, g, first + j, 0),
+                       value_features_);
+      }
+    }
+  }
+
+  /// By the sink's weight in every row, in double: there is one number for all rows of a head.
+  T sink_gradient(int head) const noexcept {
+    double sum = 0;
+    for (index_t s = 0; s < partition_.sequences; ++s) {
+      const index_t batch = rows_.batch(s), first = rows_.first_query(s);
+      for (index_t i = first; i < first + rows_.queries(s); ++i) {
+        const T lse = rows_.lse(batch, head, i);
+        if (lse == -std::numeric_limits<T>::infinity()) continue;
+        const T mean = gradient_mean<T, A>(&rows_.dout(batch, head, i, 0), &rows_.out(batch, head, i, 0),
+                                           value_features_, rows_.dlse ? rows_.dlse(batch, head, i) : T(0));
+        sum -= std::exp(double(rows_.sink[head]) - double(lse)) * double(mean);
+      }
+    }
+    return static_cast<T>(sum);
+  }
+
+  const softmax_gradient_rows<S>& rows_;
+  const ForEachSegment& for_each_segment_;
+  const score_chain<Mods...>& chain_;
+  index_t features_, value_features_;
+  index_t key_pitch_, row_pitch_;  // of sums: gradients of a key, then of its value
+  gradient_partition partition_{};
+};
+
+template <class A, class S, class ForEachSegment, class... Mods>
+void run_softmax_backward(const checker& check, const softmax_gradient_rows<S>& rows,
+                          const ForEachSegment& for_each_segment, const score_chain<Mods...>& chain,
+                          scratch_view scratch, const executor_ref& where) {
+  softmax_backward_run<A, S, ForEachSegment, Mods...>(rows, for_each_segment, chain).run(check, scratch, where);
+}
+
+}  // namespace detail
+HEED_ARCH_END
