@@ -125,15 +125,16 @@ class gradient_tile {
 
   /// Adds what a block of keys gives to the gradients of this tile's queries, and what these give to the sums of the
   /// block. Arguments as those of softmax_tile::absorb; `finite_keys`: all keys of the block are finite.
+  /// Gradients by what the score mods learn are added to `parameter_sums`.
   template <class Source, class Mask, class... Mods>
   void absorb(const key_block<Source, T, A>& block, tile_place place, bool finite_keys, const T* bias, T log_weight2,
-              bool partial, const Mask& mask, const score_chain<Mods...>& chain) {
+              bool partial, const Mask& mask, const score_chain<Mods...>& chain, double* parameter_sums) {
     tile_run runs[most_runs<T, A>];
     const int used = split_by_mask<T, A>(mask, place, count_, block.count(), partial, runs);
     const bool excludes = bias != nullptr || sizeof...(Mods) > 0;
     for (int i = 0; i < used; ++i) {
       const tile_run& run = runs[i];
-      differentiate(block, run, place, bias, log_weight2, mask, chain);
+      differentiate(block, run, place, bias, log_weight2, mask, chain, parameter_sums);
       const bool careful = excludes || run.masked != 0;
       add_to_keys(run.part, careful);
       add_to_queries(block, run.part, careful && !finite_keys);
@@ -153,7 +154,7 @@ class gradient_tile {
   /// Probabilities and the gradients of scores of a run, in the buffers. Both are 0 for excluded pairs.
   template <class Source, class Mask, class... Mods>
   void differentiate(const key_block<Source, T, A>& block, const tile_run& run, tile_place place, const T* bias,
-                     T log_weight2, const Mask& mask, const score_chain<Mods...>& chain) {
+                     T log_weight2, const Mask& mask, const score_chain<Mods...>& chain, double* parameter_sums) {
     alignas(64) static constexpr T zeros[pitch] = {};
     alignas(64) T start[pitch];
     for (int g = run.part.low; g < run.part.high; ++g)
@@ -188,7 +189,7 @@ class gradient_tile {
                              gradients + at);
       });
     });
-    if (!plain) differentiate_scores(run, place, bias, start, mask, chain);
+    if (!plain) differentiate_scores(run, place, bias, start, mask, chain, parameter_sums);
   }
 
   void exponentiate(tile_part part) noexcept {
@@ -202,32 +203,40 @@ class gradient_tile {
   /// From stored products and gradients of probabilities to probabilities and gradients of products.
   template <class Mask, class... Mods>
   void differentiate_scores(const tile_run& run, tile_place place, const T* bias, const T* start, const Mask& mask,
-                            const score_chain<Mods...>& chain) {
+                            const score_chain<Mods...>& chain, double* parameter_sums) {
+    constexpr int parameters = score_chain<Mods...>::parameters;
+    using number = dual<P, 1 + parameters>;
     const bool plain = chain.plain();
     const score_steps<T, A, Mods...> to_logit(chain);
+    const P nothing(T(0));
     for (int v = run.part.low; v < run.part.high; ++v) {
       basic_position<index_pack<T, A>> at{place.b, place.h,
                                           index_pack<T, A>::counting_from(place.query + v * width), place.key};
       const P first = P::load_aligned(start + v * width);
+      P sums[parameters + 1];
       for (int j = run.part.first; j < run.part.first + run.part.count; ++j) {
         at.kv = place.key + j;
         const index_t here = j * pitch + v * width;
-        P z = P::load_aligned(buffers_->scores + here), slope(T(1));
+        P z = P::load_aligned(buffers_->scores + here);
         const T* const added = bias == nullptr ? nullptr : bias + here;
+        number logit(z);
+        logit.partial[0] = P(T(1));
         if (!plain) {
-          const dual<P> logit = to_logit(dual<P>::variable(z), added, true, at);
+          logit = to_logit(logit, added, true, at);
           z = fma(logit.value, P(log2_e<T>), first);
-          slope = logit.partial[0];
         } else if (added != nullptr) {
           z = to_logit(z, added, true, at);
         }
         if ((run.masked >> j / shape::mask_keys & 1u) != 0)
           z = select(visible<T, A>(mask, at), z, P(-std::numeric_limits<T>::infinity()));
         const P p = exp2_bounded<precision::weight>(z);
-        const P gradient = P::load_aligned(buffers_->gradients + here);
+        const P gradient = p * P::load_aligned(buffers_->gradients + here);
         p.store_aligned(buffers_->scores + here);
-        select(p == P(T(0)), P(T(0)), p * gradient * slope).store_aligned(buffers_->gradients + here);
+        const auto none = p == nothing;
+        select(none, nothing, gradient * logit.partial[0]).store_aligned(buffers_->gradients + here);
+        for (int m = 0; m < parameters; ++m) sums[m] += select(none, nothing, gradient * logit.partial[1 + m]);
       }
+      for (int m = 0; m < parameters; ++m) parameter_sums[m] += double(reduce_add(sums[m]));
     }
   }
 

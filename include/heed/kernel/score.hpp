@@ -3,6 +3,7 @@
 
 #include <heed/kernel/tile_shape.hpp>
 #include <heed/mod/dual.hpp>
+#include <heed/mod/parametric.hpp>
 #include <heed/mod/position.hpp>
 #include <heed/simd/convert.hpp>
 #include <heed/simd/math.hpp>
@@ -84,6 +85,9 @@ struct score_chain {
   double softcap = 0;
   std::tuple<const Mods&...> mods;
 
+  /// Numbers that the mods learn.
+  static constexpr int parameters = (0 + ... + parameters_of<Mods>);
+
   bool plain() const noexcept { return sizeof...(Mods) == 0 && softcap == 0; }
 };
 
@@ -124,12 +128,34 @@ class score_steps {
       sum = fma(added, bias_factor_, sum);
       if (careful) sum = select(added == P(-std::numeric_limits<T>::infinity()), added, sum);
     }
-    if constexpr (sizeof...(Mods) > 0)
-      std::apply([&](const auto&... mod) { ((z = modified<T, A>(mod, z, at)), ...); }, chain_.mods);
-    return z;
+    return apply_mods<0, 1>(z, at);
   }
 
  private:
+  /// Score mods from number I on. Where z has variables for parameters, those of mod I are from `First` on.
+  template <std::size_t I, int First, class Number>
+  HEED_INLINE Number apply_mods(Number z, const basic_position<index_pack<T, A>>& at) const {
+    if constexpr (I == sizeof...(Mods)) {
+      return z;
+    } else {
+      using mod_type = std::tuple_element_t<I, std::tuple<Mods...>>;
+      constexpr int own = parameters_of<mod_type>;
+      const auto& mod = std::get<I>(chain_.mods);
+      if constexpr (own > 0 && variables_of<Number> > 1)
+        z = modified<T, A>(seeded_score<mod_type, First>{mod}, z, at);
+      else
+        z = modified<T, A>(mod, z, at);
+      return apply_mods<I + 1, First + own>(z, at);
+    }
+  }
+
+  template <class Number>
+  static constexpr int variables_of = [] {
+    if constexpr (is_dual<Number>)
+      return Number::partials;
+    else
+      return 0;
+  }();
   HEED_INLINE static P& value_of(P& z) noexcept { return z; }
   template <int K>
   HEED_INLINE static P& value_of(dual<P, K>& z) noexcept {

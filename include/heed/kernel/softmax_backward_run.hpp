@@ -162,27 +162,22 @@ class softmax_backward_run {
         1, std::min({wanted, affordable, partition_.heads * partition_.groups(most_queries)}));
   }
 
-  /// Bytes of one worker, and of the sums that tasks leave to be added up.
-  index_t worker_bytes() const noexcept {
-    scratch_cursor count(nullptr);
-    gradient_workspace<S, A>(count, features_, value_features_, static_cast<bool>(rows_.bias), own_rows() * row_pitch_);
-    return round_up(count.used(), cache_line);
-  }
-  index_t shared_bytes() const noexcept {
-    index_t bytes = 0;
-    for_each_segment_([&](const auto& segment) { bytes += bytes_of(segment); });
-    return bytes;
+  index_t bytes(const executor_ref& where) const noexcept {
+    return scratch_total(worker_bytes(), where.concurrency) + shared_bytes();
   }
 
   void run(const checker& check, scratch_view scratch, const executor_ref& where) {
     const index_t share = worker_bytes();
-    const scratch_block memory(check, scratch, scratch_total(share, where.concurrency) + shared_bytes());
+    const scratch_block memory(check, scratch, bytes(where));
     std::byte* const shared = memory.data() + share * where.concurrency;
+    double* const parameter_sums = reinterpret_cast<double*>(shared + shared_bytes() - parameter_bytes());
     auto task = [&](index_t number, index_t worker) {
       scratch_cursor cursor(memory.data() + worker * share);
       gradient_workspace<S, A> space(cursor, features_, value_features_, static_cast<bool>(rows_.bias),
                                      own_rows() * row_pitch_);
-      differentiate(space, number, shared);
+      double* const sums = parameter_sums + number * parameters;
+      std::fill_n(sums, parameters, 0.0);
+      differentiate(space, number, shared, sums);
     };
     for_each_task(where, partition_.tasks(), task);
 
@@ -195,6 +190,7 @@ class softmax_backward_run {
       }
       sums += bytes_of(segment);
     });
+    write_parameter_gradients(parameter_sums);
     if (rows_.dsink) {
       auto of_head = [&](index_t head, index_t) { rows_.dsink[head] = sink_gradient(static_cast<int>(head)); };
       for_each_task(where, rows_.q.extent(1), of_head);
@@ -203,6 +199,7 @@ class softmax_backward_run {
 
  private:
   static constexpr bool same_type = std::is_same_v<S, T>;
+  static constexpr int parameters = score_chain<Mods...>::parameters;
   /// Elements; rows of sums are aligned.
   static constexpr index_t row_unit = cache_line / index_t(sizeof(T));
   /// So that many workers have something to do where there are few heads.
@@ -210,6 +207,18 @@ class softmax_backward_run {
   /// Elements of all partial sums together.
   static constexpr index_t most_partial_sums = index_t(1) << 24;
   static constexpr index_t pieces_of_head = 8;
+
+  /// Of one worker, and of the sums that tasks leave to be added up.
+  index_t worker_bytes() const noexcept {
+    scratch_cursor count(nullptr);
+    gradient_workspace<S, A>(count, features_, value_features_, static_cast<bool>(rows_.bias), own_rows() * row_pitch_);
+    return round_up(count.used(), cache_line);
+  }
+  index_t shared_bytes() const noexcept {
+    index_t bytes = 0;
+    for_each_segment_([&](const auto& segment) { bytes += bytes_of(segment); });
+    return bytes + parameter_bytes();
+  }
 
   /// Partial sums of a segment that parts of one unit, and if it is shared those of all sequences, leave behind. The
   /// first part of a unit adds to the outputs themselves, if their type allows.
@@ -222,6 +231,11 @@ class softmax_backward_run {
   index_t bytes_of(const Segment& segment) const noexcept {
     return slots_of(segment) * segment.dk.extent(0) * segment.rows.k.extent(1) * segment.rows.k.extent(2) *
            row_pitch_ * index_t(sizeof(T));
+  }
+
+  /// Of the gradients by what score mods learn, one set a task.
+  index_t parameter_bytes() const noexcept {
+    return round_up(partition_.tasks() * parameters * index_t(sizeof(double)), cache_line);
   }
 
   /// Rows of the sums of a unit that has them to itself.
@@ -266,7 +280,8 @@ class softmax_backward_run {
     });
   }
 
-  void differentiate(gradient_workspace<S, A>& space, index_t number, std::byte* shared) const {
+  void differentiate(gradient_workspace<S, A>& space, index_t number, std::byte* shared,
+                     double* parameter_sums) const {
     const index_t part = number % partition_.parts, unit = number / partition_.parts % partition_.units;
     const index_t sequence = number / (partition_.parts * partition_.units), queries = rows_.queries(sequence);
     if (part >= partition_.parts_of(queries)) return;
@@ -281,7 +296,7 @@ class softmax_backward_run {
       const index_t head = unit * partition_.heads + head_of_unit;
       const query_rows at{static_cast<int>(sequence), static_cast<int>(head), first,
                           static_cast<int>(std::min(partition_.group, queries - first))};
-      differentiate_queries(space, at, unit, part, shared);
+      differentiate_queries(space, at, unit, part, shared, parameter_sums);
     });
     if constexpr (!same_type) {
       if (partition_.parts > 1) return;
@@ -301,7 +316,7 @@ class softmax_backward_run {
 
   /// A group of query tiles against all their keys.
   void differentiate_queries(gradient_workspace<S, A>& space, const query_rows& at, index_t unit, index_t part,
-                             std::byte* shared) const {
+                             std::byte* shared, double* parameter_sums) const {
     const index_t batch = rows_.batch(at.sequence), row = rows_.first_query(at.sequence) + at.first;
     const int tile_count = (at.count + shape::queries - 1) / shape::queries;
     const T factor = static_cast<T>(chain_.plain() ? rows_.scale * double(log2_e<T>) : rows_.scale);
@@ -317,7 +332,7 @@ class softmax_backward_run {
     for_targets(at.sequence, unit, part, shared, space.sums,
                 [&](const auto& segment, index_t group, const gradient_target<T>& target) {
                   if (at.head / (rows_.q.extent(1) / segment.rows.k.extent(1)) == group)
-                    visit_keys(space, tile_count, at, segment, group, target);
+                    visit_keys(space, tile_count, at, segment, group, target, parameter_sums);
                 });
     for (int i = 0; i < tile_count; ++i)
       space.tiles[i].store(&rows_.dq(batch, at.head, row + i * shape::queries, 0), rows_.dq.stride(2),
@@ -326,7 +341,7 @@ class softmax_backward_run {
 
   template <class Segment>
   void visit_keys(gradient_workspace<S, A>& space, int tile_count, const query_rows& at, const Segment& segment,
-                  index_t group, const gradient_target<T>& target) const {
+                  index_t group, const gradient_target<T>& target, double* parameter_sums) const {
     constexpr index_t keys = shape::keys;
     const dense_source<S> source = source_of(segment.rows, at.sequence, group);
     const T log_weight = segment.rows.log_weight ? segment.rows.log_weight[at.head] : T(0);
@@ -364,7 +379,7 @@ class softmax_backward_run {
         if (bias.data != nullptr)
           load_bias<T, A>(bias, at.first + i * shape::queries, tile.count(), first, count, buffers.bias);
         tile.absorb(*block, here, finite_keys, bias.data != nullptr ? buffers.bias : nullptr, log_weight * log2_e<T>,
-                    seen == tile_class::partial, mask, chain_);
+                    seen == tile_class::partial, mask, chain_, parameter_sums);
       }
       if (!block) continue;
       add_rows<T, A>(buffers.key_sums, buffers.key_pitch, static_cast<T>(rows_.scale),
@@ -401,6 +416,23 @@ class softmax_backward_run {
     }
   }
 
+  /// Sums of all tasks in their order, to the mods that they belong to.
+  void write_parameter_gradients(const double* sums) const noexcept {
+    int first = 0;
+    const auto write = [&](const auto& mod) {
+      using mod_type = std::remove_cvref_t<decltype(mod)>;
+      if constexpr (parameters_of<mod_type> > 0) {
+        for (int m = 0; m < mod_type::parameters && mod.gradients(); ++m) {
+          double sum = 0;
+          for (index_t task = 0; task < partition_.tasks(); ++task) sum += sums[task * parameters + first + m];
+          mod.gradients()[m] = sum;
+        }
+        first += mod_type::parameters;
+      }
+    };
+    std::apply([&](const auto&... mod) { (write(mod), ...); }, chain_.mods);
+  }
+
   /// By the sink's weight in every row, in double: there is one number for all rows of a head.
   T sink_gradient(int head) const noexcept {
     double sum = 0;
@@ -424,6 +456,12 @@ class softmax_backward_run {
   index_t key_pitch_, row_pitch_;  // of sums: gradients of a key, then of its value
   gradient_partition partition_{};
 };
+
+template <class A, class S, class ForEachSegment, class... Mods>
+index_t softmax_backward_bytes(const softmax_gradient_rows<S>& rows, const ForEachSegment& for_each_segment,
+                               const score_chain<Mods...>& chain, const executor_ref& where) noexcept {
+  return softmax_backward_run<A, S, ForEachSegment, Mods...>(rows, for_each_segment, chain).bytes(where);
+}
 
 template <class A, class S, class ForEachSegment, class... Mods>
 void run_softmax_backward(const checker& check, const softmax_gradient_rows<S>& rows,

@@ -29,20 +29,20 @@ softmax_gradient_segment<S, sees_all> gradient_segment_extents(const view<const 
 
 }  // namespace detail
 
-/// Scratch, in bytes, that softmax_backward needs for tensors of these extents and these options: what
+/// Scratch, in bytes, that softmax_backward needs for tensors of these extents, these options and mods: what
 /// `options.scratch` must hold. Data is not looked at, but for cu_seqlens.
-template <element T, class A = default_arch>
+template <element T, class A = default_arch, class... Mods>
 index_t softmax_backward_scratch_bytes(const std::type_identity_t<view<const T, 4>>& q,
                                        const std::type_identity_t<view<const T, 4>>& k,
                                        const std::type_identity_t<view<const T, 4>>& v,
-                                       const std::type_identity_t<softmax_backward_options<T>>& options = {}) {
+                                       const std::type_identity_t<softmax_backward_options<T>>& options = {},
+                                       const Mods&... mods) {
   const detail::softmax_gradient_rows<T> rows{
       q, v, {}, {}, {}, {}, options.bias, {}, {}, 1, options.cu_seqlens_q};
   const auto segment = detail::gradient_segment_extents<T>(k, v, options.cu_seqlens_k);
   const auto each = [&](const auto& f) { f(segment); };
-  const detail::score_chain<> chain{};
-  const detail::softmax_backward_run<A, T, decltype(each)> run(rows, each, chain);
-  return detail::scratch_total(run.worker_bytes(), detail::resolve(options.executor).concurrency) + run.shared_bytes();
+  return detail::softmax_backward_bytes<A>(rows, each, detail::find_score_mods(options.softcap, mods...),
+                                           detail::resolve(options.executor));
 }
 
 namespace detail {
