@@ -22,6 +22,8 @@ struct softmax_backward_options {
   setting<double> scale{};
   double softcap = 0;
   view<const T, 4> bias{};
+  /// Output: gradient by the bias, of the bias's own extents; sums over axes that are broadcast.
+  view<T, 4> dbias{};
   view<const accumulator, 1> sink{};
   /// [B,H,N]: gradient of the loss by lse. Default: lse is no part of the loss.
   view<const accumulator, 3> dlse{};

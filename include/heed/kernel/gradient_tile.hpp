@@ -134,10 +134,28 @@ class gradient_tile {
     const bool excludes = bias != nullptr || sizeof...(Mods) > 0;
     for (int i = 0; i < used; ++i) {
       const tile_run& run = runs[i];
-      differentiate(block, run, place, bias, log_weight2, mask, chain, parameter_sums);
+      differentiate<by_product>(block, run, place, bias, log_weight2, mask, chain, parameter_sums);
       const bool careful = excludes || run.masked != 0;
       add_to_keys(run.part, careful);
       add_to_queries(block, run.part, careful && !finite_keys);
+    }
+  }
+
+  /// Gradients by the logits that score mods from number `First` on start from, of the pairs that the mask shows: calls
+  /// use(part) for parts of the block, while their gradients are in buffers.gradients and, in buffers.scores, what mod
+  /// First - 1 was given. Arguments as those of absorb.
+  template <int First, class Source, class Mask, class... Mods, class Use>
+  void differentiate_logits(const key_block<Source, T, A>& block, tile_place place, const T* bias, T log_weight2,
+                            bool partial, const Mask& mask, const score_chain<Mods...>& chain, Use use) {
+    tile_run runs[most_runs<T, A>];
+    const int used = split_by_mask<T, A>(mask, place, count_, block.count(), partial, runs);
+    for (int i = 0; i < used; ++i) {
+      const tile_part& part = runs[i].part;
+      differentiate<First>(block, runs[i], place, bias, log_weight2, mask, chain, nullptr);
+      // Lanes without a query may hold anything.
+      for (int j = part.first; j < part.first + part.count && part.high * width > count_; ++j)
+        std::fill(buffers_->gradients + j * pitch + count_, buffers_->gradients + j * pitch + part.high * width, T(0));
+      use(part);
     }
   }
 
@@ -151,15 +169,18 @@ class gradient_tile {
   }
 
  private:
-  /// Probabilities and the gradients of scores of a run, in the buffers. Both are 0 for excluded pairs.
-  template <class Source, class Mask, class... Mods>
+  static constexpr int by_product = -1;
+
+  /// Probabilities and the gradients of products of a run, in the buffers. Both are 0 for excluded pairs. Or, as
+  /// differentiate_logits says, with `First` from 0 on.
+  template <int First, class Source, class Mask, class... Mods>
   void differentiate(const key_block<Source, T, A>& block, const tile_run& run, tile_place place, const T* bias,
                      T log_weight2, const Mask& mask, const score_chain<Mods...>& chain, double* parameter_sums) {
     alignas(64) static constexpr T zeros[pitch] = {};
     alignas(64) T start[pitch];
     for (int g = run.part.low; g < run.part.high; ++g)
       (P::load_aligned(start_ + g * width) + P(log_weight2)).store_aligned(start + g * width);
-    const bool plain = chain.plain() && bias == nullptr && run.masked == 0;
+    const bool plain = First == by_product && chain.plain() && bias == nullptr && run.masked == 0;
     const bool fused = plain && shape::fuse_exp;
     T* const weights = buffers_->scores;
     T* const gradients = buffers_->gradients;
@@ -189,7 +210,7 @@ class gradient_tile {
                              gradients + at);
       });
     });
-    if (!plain) differentiate_scores(run, place, bias, start, mask, chain, parameter_sums);
+    if (!plain) differentiate_scores<First>(run, place, bias, start, mask, chain, parameter_sums);
   }
 
   void exponentiate(tile_part part) noexcept {
@@ -201,10 +222,10 @@ class gradient_tile {
   }
 
   /// From stored products and gradients of probabilities to probabilities and gradients of products.
-  template <class Mask, class... Mods>
+  template <int First, class Mask, class... Mods>
   void differentiate_scores(const tile_run& run, tile_place place, const T* bias, const T* start, const Mask& mask,
                             const score_chain<Mods...>& chain, double* parameter_sums) {
-    constexpr int parameters = score_chain<Mods...>::parameters;
+    constexpr int parameters = First == by_product ? score_chain<Mods...>::parameters : 0;
     using number = dual<P, 1 + parameters>;
     const bool plain = chain.plain();
     const score_steps<T, A, Mods...> to_logit(chain);
@@ -219,9 +240,15 @@ class gradient_tile {
         const index_t here = j * pitch + v * width;
         P z = P::load_aligned(buffers_->scores + here);
         const T* const added = bias == nullptr ? nullptr : bias + here;
-        number logit(z);
-        logit.partial[0] = P(T(1));
-        if (!plain) {
+        number logit = number::variable(z);
+        P given(T(0));
+        if constexpr (First != by_product) {
+          constexpr int before = First > 0 ? First - 1 : 0;
+          given = to_logit.template modify<0, before>(to_logit.biased(z, added, true), at);
+          logit = number::variable(to_logit.template modify<before, First>(given, at));
+          logit = to_logit.template modify<First, int(sizeof...(Mods))>(logit, at);
+          z = plain ? logit.value : fma(logit.value, P(log2_e<T>), first);
+        } else if (!plain) {
           logit = to_logit(logit, added, true, at);
           z = fma(logit.value, P(log2_e<T>), first);
         } else if (added != nullptr) {
@@ -231,7 +258,7 @@ class gradient_tile {
           z = select(visible<T, A>(mask, at), z, P(-std::numeric_limits<T>::infinity()));
         const P p = exp2_bounded<precision::weight>(z);
         const P gradient = p * P::load_aligned(buffers_->gradients + here);
-        p.store_aligned(buffers_->scores + here);
+        (First == by_product ? p : given).store_aligned(buffers_->scores + here);
         const auto none = p == nothing;
         select(none, nothing, gradient * logit.partial[0]).store_aligned(buffers_->gradients + here);
         for (int m = 0; m < parameters; ++m) sums[m] += select(none, nothing, gradient * logit.partial[1 + m]);

@@ -121,6 +121,12 @@ class score_steps {
   template <class Number>
   HEED_INLINE Number operator()(Number z, const T* bias, bool careful,
                                 const basic_position<index_pack<T, A>>& at) const {
+    return modify<0, count>(biased(z, bias, careful), at);
+  }
+
+  /// The score before its first mod.
+  template <class Number>
+  HEED_INLINE Number biased(Number z, const T* bias, bool careful) const {
     if (chain_.softcap > 0) z = cap_ * tanh(z * per_cap_);
     if (bias != nullptr) {
       const P added = P::load_aligned(bias);
@@ -128,26 +134,28 @@ class score_steps {
       sum = fma(added, bias_factor_, sum);
       if (careful) sum = select(added == P(-std::numeric_limits<T>::infinity()), added, sum);
     }
-    return apply_mods<0, 1>(z, at);
+    return z;
   }
 
- private:
-  /// Score mods from number I on. Where z has variables for parameters, those of mod I are from `First` on.
-  template <std::size_t I, int First, class Number>
-  HEED_INLINE Number apply_mods(Number z, const basic_position<index_pack<T, A>>& at) const {
-    if constexpr (I == sizeof...(Mods)) {
+  /// Score mods [Begin, End). Where z has variables for parameters, those of the first are from `First` on.
+  template <int Begin, int End, int First = 1, class Number>
+  HEED_INLINE Number modify(Number z, const basic_position<index_pack<T, A>>& at) const {
+    if constexpr (Begin >= End) {
       return z;
     } else {
-      using mod_type = std::tuple_element_t<I, std::tuple<Mods...>>;
+      using mod_type = std::tuple_element_t<Begin, std::tuple<Mods...>>;
       constexpr int own = parameters_of<mod_type>;
-      const auto& mod = std::get<I>(chain_.mods);
+      const auto& mod = std::get<Begin>(chain_.mods);
       if constexpr (own > 0 && variables_of<Number> > 1)
         z = modified<T, A>(seeded_score<mod_type, First>{mod}, z, at);
       else
         z = modified<T, A>(mod, z, at);
-      return apply_mods<I + 1, First + own>(z, at);
+      return modify<Begin + 1, End, First + own>(z, at);
     }
   }
+
+ private:
+  static constexpr int count = sizeof...(Mods);
 
   template <class Number>
   static constexpr int variables_of = [] {

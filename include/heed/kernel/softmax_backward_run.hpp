@@ -25,6 +25,7 @@ struct softmax_gradient_rows {
   view<const S, 4> bias;   // broadcast to [B,H,N,M], or empty
   view<S, 4> dq;           // [B,H,N,D]
   view<T, 1> dsink;        // [H] or empty
+  view<S, 4> dbias;        // as the bias before it was broadcast, or empty
   double scale;
   sequence_offsets cu_q;
 
@@ -117,10 +118,12 @@ template <class S, class A>
 struct gradient_workspace {
   using T = accumulator_t<S>;
   using shape = tile_shape<T, A>;
-  gradient_workspace(scratch_cursor& memory, index_t features, index_t value_features, bool bias, index_t rows) noexcept
+  gradient_workspace(scratch_cursor& memory, index_t features, index_t value_features, bool bias, bool by_bias,
+                     index_t rows) noexcept
       : buffers(memory, features, value_features, !std::is_same_v<S, T>, bias) {
     for (auto& tile : tiles) tile = gradient_tile<T, A>(memory, buffers);
     sums = memory.take<T>(rows);
+    bias_sums = by_bias ? memory.take<T>(shape::keys * shape::queries) : nullptr;
   }
   gradient_workspace(const gradient_workspace&) = delete;
   gradient_workspace& operator=(const gradient_workspace&) = delete;
@@ -128,6 +131,7 @@ struct gradient_workspace {
   gradient_buffers<T, A> buffers;
   gradient_tile<T, A> tiles[shape::tiles];
   T* sums;  // gradients of all keys of a unit, where outputs are of another type and no other task adds to them
+  T* bias_sums;  // [key][lane]
 };
 
 /// A call in progress.
@@ -172,9 +176,7 @@ class softmax_backward_run {
     std::byte* const shared = memory.data() + share * where.concurrency;
     double* const parameter_sums = reinterpret_cast<double*>(shared + shared_bytes() - parameter_bytes());
     auto task = [&](index_t number, index_t worker) {
-      scratch_cursor cursor(memory.data() + worker * share);
-      gradient_workspace<S, A> space(cursor, features_, value_features_, static_cast<bool>(rows_.bias),
-                                     own_rows() * row_pitch_);
+      gradient_workspace<S, A> space = space_at(memory.data() + worker * share);
       double* const sums = parameter_sums + number * parameters;
       std::fill_n(sums, parameters, 0.0);
       differentiate(space, number, shared, sums);
@@ -191,6 +193,14 @@ class softmax_backward_run {
       sums += bytes_of(segment);
     });
     write_parameter_gradients(parameter_sums);
+    if (rows_.dbias) {
+      const bias_owners owners(rows_);
+      auto of_owner = [&](index_t number, index_t worker) {
+        gradient_workspace<S, A> space = space_at(memory.data() + worker * share);
+        for_each_segment_([&](const auto& segment) { differentiate_bias(space, owners.at(number), segment); });
+      };
+      for_each_task(where, owners.count(), of_owner);
+    }
     if (rows_.dsink) {
       auto of_head = [&](index_t head, index_t) { rows_.dsink[head] = sink_gradient(static_cast<int>(head)); };
       for_each_task(where, rows_.q.extent(1), of_head);
@@ -211,7 +221,8 @@ class softmax_backward_run {
   /// Of one worker, and of the sums that tasks leave to be added up.
   index_t worker_bytes() const noexcept {
     scratch_cursor count(nullptr);
-    gradient_workspace<S, A>(count, features_, value_features_, static_cast<bool>(rows_.bias), own_rows() * row_pitch_);
+    gradient_workspace<S, A>(count, features_, value_features_, static_cast<bool>(rows_.bias),
+                             static_cast<bool>(rows_.dbias), own_rows() * row_pitch_);
     return round_up(count.used(), cache_line);
   }
   index_t shared_bytes() const noexcept {
@@ -319,16 +330,9 @@ class softmax_backward_run {
                              std::byte* shared, double* parameter_sums) const {
     const index_t batch = rows_.batch(at.sequence), row = rows_.first_query(at.sequence) + at.first;
     const int tile_count = (at.count + shape::queries - 1) / shape::queries;
-    const T factor = static_cast<T>(chain_.plain() ? rows_.scale * double(log2_e<T>) : rows_.scale);
-    for (int i = 0; i < tile_count; ++i) {
-      const index_t first = row + i * shape::queries;
-      const gradient_tile_rows<S> from{&rows_.q(batch, at.head, first, 0), rows_.q.stride(2),
-                                       &rows_.out(batch, at.head, first, 0), rows_.out.stride(2),
-                                       &rows_.dout(batch, at.head, first, 0), rows_.dout.stride(2),
-                                       &rows_.lse(batch, at.head, first), rows_.lse.stride(2),
-                                       rows_.dlse ? &rows_.dlse(batch, at.head, first) : nullptr, rows_.dlse.stride(2)};
-      space.tiles[i].load(from, std::min(shape::queries, at.count - i * shape::queries), factor);
-    }
+    for (int i = 0; i < tile_count; ++i)
+      load_tile(space.tiles[i], at.sequence, at.head, at.first + i * shape::queries,
+                std::min(shape::queries, at.count - i * shape::queries));
     for_targets(at.sequence, unit, part, shared, space.sums,
                 [&](const auto& segment, index_t group, const gradient_target<T>& target) {
                   if (at.head / (rows_.q.extent(1) / segment.rows.k.extent(1)) == group)
@@ -339,28 +343,183 @@ class softmax_backward_run {
                            static_cast<T>(rows_.scale));
   }
 
+  gradient_workspace<S, A> space_at(std::byte* memory) const noexcept {
+    scratch_cursor cursor(memory);
+    return {cursor, features_, value_features_, static_cast<bool>(rows_.bias), static_cast<bool>(rows_.dbias),
+            own_rows() * row_pitch_};
+  }
+
+  void load_tile(gradient_tile<T, A>& tile, index_t sequence, index_t head, index_t first, int count) const noexcept {
+    const index_t batch = rows_.batch(sequence), row = rows_.first_query(sequence) + first;
+    tile.load(gradient_tile_rows<S>{&rows_.q(batch, head, row, 0), rows_.q.stride(2), &rows_.out(batch, head, row, 0),
+                                    rows_.out.stride(2), &rows_.dout(batch, head, row, 0), rows_.dout.stride(2),
+                                    &rows_.lse(batch, head, row), rows_.lse.stride(2),
+                                    rows_.dlse ? &rows_.dlse(batch, head, row) : nullptr, rows_.dlse.stride(2)},
+              count, static_cast<T>(chain_.plain() ? rows_.scale * double(log2_e<T>) : rows_.scale));
+  }
+
+  /// Where some queries meet the keys of a segment: positions, and the blocks that the mask may show them.
+  struct meeting {
+    dense_source<S> source;
+    bias_rows<S> bias;
+    tile_place place;
+    int kv_offset;
+    index_t begin, end;
+    T log_weight2;
+  };
+  template <class Segment>
+  meeting meet(const query_rows& at, const Segment& segment, index_t group) const {
+    constexpr index_t keys = shape::keys;
+    meeting m{source_of(segment.rows, at.sequence, group), {}, {}, static_cast<int>(segment.rows.kv_offset), 0, 0,
+              segment.rows.log_weight ? segment.rows.log_weight[at.head] * log2_e<T> : T(0)};
+    if (m.source.count == 0 || m.log_weight2 == -std::numeric_limits<T>::infinity()) return m;
+    if (rows_.bias) m.bias = {&rows_.bias(at.sequence, at.head, 0, 0), rows_.bias.stride(2), rows_.bias.stride(3)};
+    const index_t q_offset = segment.rows.q_offset.or_default(m.source.count - rows_.queries(at.sequence));
+    m.place = {at.sequence, at.head, static_cast<int>(at.first + q_offset), 0};
+    const key_range range = segment.rows.mask.keys(at.sequence, at.head, m.place.query, m.place.query + at.count);
+    m.begin = std::max<index_t>(0, index_t(range.begin) - m.kv_offset) / keys;
+    m.end = (std::min<index_t>(m.source.count, index_t(range.end) - m.kv_offset) + keys - 1) / keys;
+    return m;
+  }
+
+  /// What one task does for the gradient of a bias: elements of these batch entries, heads, tiles of queries and blocks
+  /// of keys. Over an axis that is broadcast it sums.
+  struct bias_part {
+    struct range {
+      index_t begin, end;
+    };
+    range entries, heads, tiles, blocks;
+  };
+
+  /// Cuts a bias into parts that no two tasks have in common: one entry, head, tile and block each of axes that are not
+  /// broadcast. Where nothing is summed over but perhaps keys, all blocks stay together.
+  class bias_owners {
+   public:
+    explicit bias_owners(const softmax_gradient_rows<S>& rows) noexcept {
+      const index_t all[4] = {rows.q.extent(0), rows.q.extent(1), (rows.q.extent(2) + shape::queries - 1) / shape::queries,
+                              (rows.bias.extent(3) + shape::keys - 1) / shape::keys};
+      bool sums = false;
+      for (int axis = 0; axis < 4; ++axis) {
+        all_[axis] = all[axis];
+        const bool own = rows.dbias.extent(axis) != 1 && (axis < 3 || sums);
+        parts_[axis] = own ? all[axis] : 1;
+        sums = sums || (!own && all[axis] > 1);
+      }
+    }
+
+    index_t count() const noexcept { return parts_[0] * parts_[1] * parts_[2] * parts_[3]; }
+    bias_part at(index_t number) const noexcept {
+      typename bias_part::range ranges[4];
+      for (int axis = 3; axis >= 0; --axis) {
+        const index_t i = number % parts_[axis];
+        ranges[axis] = {all_[axis] * i / parts_[axis], all_[axis] * (i + 1) / parts_[axis]};
+        number /= parts_[axis];
+      }
+      return {ranges[0], ranges[1], ranges[2], ranges[3]};
+    }
+
+   private:
+    index_t all_[4], parts_[4];
+  };
+
+  template <class Segment>
+  void differentiate_bias(gradient_workspace<S, A>& space, const bias_part& part, const Segment& segment) const {
+    const bool alone = part.entries.end - part.entries.begin == 1 && part.heads.end - part.heads.begin == 1 &&
+                       part.tiles.end - part.tiles.begin == 1;
+    bool loaded = false;
+    const auto sum_up = [&](index_t first_block, index_t last_block) {
+      std::fill_n(space.bias_sums, shape::keys * shape::queries, T(0));
+      for (index_t b = part.entries.begin; b < part.entries.end; ++b)
+        for (index_t h = part.heads.begin; h < part.heads.end; ++h)
+          for (index_t t = part.tiles.begin; t < part.tiles.end; ++t) {
+            const index_t first = t * shape::queries;
+            const query_rows at{static_cast<int>(b), static_cast<int>(h), first,
+                                static_cast<int>(std::min<index_t>(shape::queries, rows_.q.extent(2) - first))};
+            if (!(alone && loaded)) load_tile(space.tiles[0], b, h, first, at.count);
+            loaded = true;
+            add_bias_gradients(space, at, segment, first_block, last_block);
+          }
+    };
+    if (rows_.dbias.extent(3) == 1) {
+      sum_up(part.blocks.begin, part.blocks.end);
+      store_bias_gradients(space.bias_sums, part, 0);
+      return;
+    }
+    for (index_t block = part.blocks.begin; block < part.blocks.end; ++block) {
+      sum_up(block, block + 1);
+      store_bias_gradients(space.bias_sums, part, block);
+    }
+  }
+
+  /// bias_sums[key][lane] += the gradients that the loaded tile has for the keys of each block.
+  template <class Segment>
+  void add_bias_gradients(gradient_workspace<S, A>& space, const query_rows& at, const Segment& segment,
+                          index_t first_block, index_t last_block) const {
+    using P = pack<T, A>;
+    constexpr index_t keys = shape::keys;
+    gradient_buffers<T, A>& buffers = space.buffers;
+    gradient_tile<T, A>& tile = space.tiles[0];
+    const meeting m = meet(at, segment, at.head / (rows_.q.extent(1) / segment.rows.k.extent(1)));
+    for (index_t number = std::max(first_block, m.begin); number < std::min(last_block, m.end); ++number) {
+      const index_t first = number * keys;
+      const int count = static_cast<int>(std::min(keys, m.source.count - first));
+      tile_place here = m.place;
+      here.key = static_cast<int>(first) + m.kv_offset;
+      const tile_class seen =
+          segment.rows.mask.classify(here.b, here.h, here.query, here.query + at.count, here.key, here.key + count);
+      if (seen == tile_class::empty) continue;
+      const key_block<dense_source<S>, T, A> block(m.source, first, count, buffers);
+      load_bias<T, A>(m.bias, at.first, at.count, first, count, buffers.bias);
+      tile.template differentiate_logits<0>(
+          block, here, buffers.bias, m.log_weight2, seen == tile_class::partial, segment.rows.mask, chain_,
+          [&](tile_part run) {
+            for (int j = run.first; j < run.first + run.count; ++j)
+              for (int g = run.low; g < run.high; ++g) {
+                T* const sum = space.bias_sums + j * shape::queries + g * shape::width;
+                (P::load_aligned(sum) + P::load_aligned(buffers.gradients + j * shape::queries + g * shape::width))
+                    .store_aligned(sum);
+              }
+          });
+    }
+  }
+
+  /// Sums of a block to the elements they belong to.
+  void store_bias_gradients(const T* sums, const bias_part& part, index_t block) const noexcept {
+    const view<S, 4>& to = rows_.dbias;
+    const auto own = [&](int axis, index_t i) { return to.extent(axis) == 1 ? 0 : i; };
+    const index_t b = own(0, part.entries.begin), h = own(1, part.heads.begin);
+    const index_t i0 = own(2, part.tiles.begin * shape::queries), j0 = own(3, block * shape::keys);
+    const int queries = static_cast<int>(std::min<index_t>(shape::queries, to.extent(2) - i0));
+    const int keys = static_cast<int>(std::min<index_t>(shape::keys, to.extent(3) - j0));
+    if (to.extent(2) > 1 && to.extent(3) > 1) {
+      for (int g = 0; g * shape::width < queries; ++g)
+        store_transposed<shape::queries>(sums + g * shape::width, keys, pack<T, A>(T(1)),
+                                         &to(b, h, i0 + g * shape::width, j0), to.stride(2),
+                                         std::min(shape::width, queries - g * shape::width));
+      return;
+    }
+    for (int i = 0; i < queries; ++i)
+      for (int j = 0; j < keys; ++j) {
+        double sum = 0;
+        for (int key = to.extent(3) == 1 ? 0 : j; key < (to.extent(3) == 1 ? int(shape::keys) : j + 1); ++key)
+          for (int lane = to.extent(2) == 1 ? 0 : i; lane < (to.extent(2) == 1 ? int(shape::queries) : i + 1); ++lane)
+            sum += double(sums[key * shape::queries + lane]);
+        to(b, h, i0 + i, j0 + j) = S(static_cast<T>(sum));
+      }
+  }
+
   template <class Segment>
   void visit_keys(gradient_workspace<S, A>& space, int tile_count, const query_rows& at, const Segment& segment,
                   index_t group, const gradient_target<T>& target, double* parameter_sums) const {
     constexpr index_t keys = shape::keys;
-    const dense_source<S> source = source_of(segment.rows, at.sequence, group);
-    const T log_weight = segment.rows.log_weight ? segment.rows.log_weight[at.head] : T(0);
-    if (source.count == 0 || log_weight == -std::numeric_limits<T>::infinity()) return;
-    bias_rows<S> bias;
-    if (rows_.bias) bias = {&rows_.bias(at.sequence, at.head, 0, 0), rows_.bias.stride(2), rows_.bias.stride(3)};
+    const meeting m = meet(at, segment, group);
     const auto& mask = segment.rows.mask;
-    const int kv_offset = static_cast<int>(segment.rows.kv_offset);
-    const index_t q_offset = segment.rows.q_offset.or_default(source.count - rows_.queries(at.sequence));
-    const tile_place place{at.sequence, at.head, static_cast<int>(at.first + q_offset), 0};
-    const key_range range = mask.keys(place.b, place.h, place.query, place.query + at.count);
-    const index_t begin = std::max<index_t>(0, index_t(range.begin) - kv_offset) / keys;
-    const index_t end = (std::min<index_t>(source.count, index_t(range.end) - kv_offset) + keys - 1) / keys;
     gradient_buffers<T, A>& buffers = space.buffers;
-    for (index_t number = begin; number < end; ++number) {
+    for (index_t number = m.begin; number < m.end; ++number) {
       const index_t first = number * keys;
-      const int count = static_cast<int>(std::min(keys, source.count - first));
-      tile_place here = place;
-      here.key = static_cast<int>(first) + kv_offset;
+      const int count = static_cast<int>(std::min(keys, m.source.count - first));
+      tile_place here = m.place;
+      here.key = static_cast<int>(first) + m.kv_offset;
       std::optional<key_block<dense_source<S>, T, A>> block;
       bool finite_keys = true;
       for (int i = 0; i < tile_count; ++i, here.query += shape::queries) {
@@ -369,16 +528,16 @@ class softmax_backward_run {
             mask.classify(here.b, here.h, here.query, here.query + tile.count(), here.key, here.key + count);
         if (seen == tile_class::empty) continue;
         if (!block) {
-          block.emplace(source, first, count, buffers);
+          block.emplace(m.source, first, count, buffers);
           std::fill_n(buffers.key_sums, count * buffers.key_pitch, T(0));
           std::fill_n(buffers.value_sums, count * buffers.value_pitch, T(0));
           block->for_keys(0, count, [&](const T* rows, index_t stride, int some, int) {
             finite_keys = finite_keys && all_finite<T, A>(rows, stride, some, features_);
           });
         }
-        if (bias.data != nullptr)
-          load_bias<T, A>(bias, at.first + i * shape::queries, tile.count(), first, count, buffers.bias);
-        tile.absorb(*block, here, finite_keys, bias.data != nullptr ? buffers.bias : nullptr, log_weight * log2_e<T>,
+        if (m.bias.data != nullptr)
+          load_bias<T, A>(m.bias, at.first + i * shape::queries, tile.count(), first, count, buffers.bias);
+        tile.absorb(*block, here, finite_keys, m.bias.data != nullptr ? buffers.bias : nullptr, m.log_weight2,
                     seen == tile_class::partial, mask, chain_, parameter_sums);
       }
       if (!block) continue;

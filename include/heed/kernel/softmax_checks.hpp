@@ -124,6 +124,14 @@ void check_sink_gradient(const checker& check, const view<const S, 4>& q, const 
                 "strides that make them overlap");
 }
 
+template <class S>
+void check_bias_gradient(const checker& check, const view<const S, 4>& bias, const view<S, 4>& dbias) {
+  if (!dbias) return;
+  check.require(static_cast<bool>(bias), "options.dbias", "none without a bias", "an output");
+  check.output(dbias, "options.dbias");
+  for (int axis = 0; axis < 4; ++axis) check.extent(dbias, "options.dbias", axis, bias.extent(axis), "as options.bias");
+}
+
 /// Positions are handed to mods as int.
 inline void check_positions(const checker& check, index_t queries, index_t keys, const setting<index_t>& q_offset,
                             index_t kv_offset) {

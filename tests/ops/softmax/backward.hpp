@@ -106,6 +106,8 @@ double gradient_error_on(backward_problem<S>& p, softmax_backward_options<S> opt
                              arguments.cu_k.empty() ? p.k.extent(2) : arguments.cu_k.back());
   using T = heed::accumulator_t<S>;
   if (options.sink) worst = worse(worst, worst_gradient<T, 1>(p.dsink, expected.dsink, expected.dsink_noise));
+  if (options.dbias)
+    worst = worse(worst, worst_gradient<S, 4>(options.dbias, expected.dbias, expected.dbias_noise));
   return worst;
 }
 

@@ -38,7 +38,7 @@ index_t softmax_backward_scratch_bytes(const std::type_identity_t<view<const T, 
                                        const std::type_identity_t<softmax_backward_options<T>>& options = {},
                                        const Mods&... mods) {
   const detail::softmax_gradient_rows<T> rows{
-      q, v, {}, {}, {}, {}, options.bias, {}, {}, 1, options.cu_seqlens_q};
+      q, v, {}, {}, {}, {}, options.bias, {}, {}, options.dbias, 1, options.cu_seqlens_q};
   const auto segment = detail::gradient_segment_extents<T>(k, v, options.cu_seqlens_k);
   const auto each = [&](const auto& f) { f(segment); };
   return detail::softmax_backward_bytes<A>(rows, each, detail::find_score_mods(options.softcap, mods...),
@@ -67,6 +67,7 @@ void softmax_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4
     check_packed(check, q, k, options.cu_seqlens_q, options.cu_seqlens_k, static_cast<bool>(options.bias));
     const view<const S, 4> bias = broadcast_bias(check, options.bias, q.extent(0), q.extent(1), q.extent(2), k.extent(2));
     check_sink_gradient(check, q, options.sink, options.dsink);
+    check_bias_gradient(check, options.bias, options.dbias);
     const auto inputs_apart = [&](const auto& output, const char* name) {
       check_aliasing(check, output, name, q, k, v, out, lse, dout, options.bias, options.sink, options.dlse);
     };
@@ -74,9 +75,11 @@ void softmax_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4
     inputs_apart(dk, "dk");
     inputs_apart(dv, "dv");
     inputs_apart(options.dsink, "options.dsink");
+    inputs_apart(options.dbias, "options.dbias");
     check_aliasing(check, dk, "dk", dq);
     check_aliasing(check, dv, "dv", dq, dk);
     check_aliasing(check, options.dsink, "options.dsink", dq, dk, dv);
+    check_aliasing(check, options.dbias, "options.dbias", dq, dk, dv, options.dsink);
 
     const softmax_gradient_rows<S> rows{q,
                                         out,
@@ -87,6 +90,7 @@ void softmax_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4
                                         bias,
                                         dq,
                                         options.dsink,
+                                        options.dbias,
                                         options.scale.or_default(1 / std::sqrt(double(q.extent(3)))),
                                         options.cu_seqlens_q};
     const auto& mask = find_mask(mods...);
@@ -129,13 +133,13 @@ void softmax_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4
 /// Legal edges: N = 0, M = 0. Rows that see nothing (lse = -inf) have gradient 0, and ignore their dout and dlse. In a
 /// packed batch, rows past the last offset are left as they are. Excluded pairs take no part, whatever their queries, keys,
 /// values and upstream gradients hold.
-/// Cost: 5 / 2 of softmax_forward. Scratch O(D + E) a worker; where B times the kv heads is below 16, up to 16 partial sums
+/// Cost: 5 / 2 of softmax_forward, with dbias 7 / 2. Scratch O(D + E) a worker; where B times the kv heads is below 16, up to 16 partial sums
 /// of the size of dk and dv in the accumulator's type, 64 MiB of them or two a head; for 16-bit types besides, dk and dv of
 /// one kv head a worker in float (softmax_backward_scratch_bytes): options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads.
 /// Accuracy: accumulates in float (double for double); each gradient is within twice the bound of docs/softmax.md.
 /// Throws heed::invalid_argument before any write: all that softmax_forward throws for, lse missing, extents of out, lse,
-/// dout, dlse and the gradients that do not fit, dsink without a sink.
+/// dout, dlse and the gradients that do not fit, dsink without a sink, dbias without a bias.
 /// Paper: Rabe and Staats, Self-attention Does Not Need O(n^2) Memory, 2021; Dao et al., FlashAttention, 2022, algorithm 4.
 template <writable<4> DQ, writable<4> DK, writable<4> DV, class... Mods>
 void softmax_backward(std::type_identity_t<view<const element_of_t<DQ>, 4>> q,
