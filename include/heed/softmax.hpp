@@ -7,3 +7,4 @@
 #include <heed/ops/softmax/forward.hpp>
 #include <heed/ops/softmax/merge.hpp>
 #include <heed/ops/softmax/segments.hpp>
+#include <heed/ops/softmax/segments_backward.hpp>

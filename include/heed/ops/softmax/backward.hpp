@@ -9,11 +9,6 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
-/// Callable on dual numbers, several queries at a time or one by one.
-template <class Mod, class T>
-inline constexpr bool is_differentiable_mod =
-    std::is_invocable_r_v<dual<T>, const Mod&, dual<T>, const position&>;
-
 template <class S, class... Mods>
 inline constexpr bool are_backward_mods =
     mask_count<Mods...> <= 1 && (... && (is_mask<Mods> || is_differentiable_mod<Mods, accumulator_t<S>>));
