@@ -4,8 +4,10 @@
 #include <heed/mod/block_mask.hpp>
 #include <heed/mod/compose.hpp>
 #include <heed/mod/document.hpp>
+#include <heed/mod/dual.hpp>
 #include <heed/mod/masks.hpp>
 #include <heed/mod/neighborhood.hpp>
+#include <heed/mod/parametric.hpp>
 #include <heed/mod/position.hpp>
 #include <heed/mod/scalar.hpp>
 #include <heed/mod/score.hpp>

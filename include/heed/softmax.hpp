@@ -3,6 +3,8 @@
 
 #include <heed/core/tensor.hpp>
 #include <heed/mod.hpp>
+#include <heed/ops/softmax/backward.hpp>
 #include <heed/ops/softmax/forward.hpp>
 #include <heed/ops/softmax/merge.hpp>
 #include <heed/ops/softmax/segments.hpp>
+#include <heed/ops/softmax/segments_backward.hpp>

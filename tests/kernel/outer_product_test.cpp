@@ -31,11 +31,11 @@ void check_block() {
     for (index_t k = 0; k < depth; ++k)
       for (int i = 0; i < Vectors * lanes; ++i) b[k * pitch + i] = small();
 
-    const auto check = [&](auto row, auto step) {
+    const auto check = [&](auto row, auto step, auto b_step) {
       int emitted[Rows][Vectors] = {};
       bool right = true;
-      heed::detail::outer_product<Rows, Vectors, pitch, T, A>(
-          a.data(), row, step, b, depth, [](int r, int v) { return P(T(10 * r + v)); },
+      heed::detail::outer_product<Rows, Vectors, T, A>(
+          a.data(), row, step, b, b_step, depth, [](int r, int v) { return P(T(10 * r + v)); },
           [&](int r, int v, P sum) {
             ++emitted[r][v];
             T lane[lanes];
@@ -53,9 +53,16 @@ void check_block() {
       CAPTURE(Rows, Vectors, depth, A::name());
       CHECK(right);
     };
-    check(row_step, heed::detail::unit_step{});
+    using heed::detail::fixed_step;
+    using heed::detail::unit_step;
+    check(row_step, unit_step{}, fixed_step<pitch>{});
     // Values: rows are neighbors, depth goes from row to row.
-    if (depth * Rows < static_cast<index_t>(a.size())) check(heed::detail::unit_step{}, index_t(Rows));
+    if (depth * Rows < static_cast<index_t>(a.size())) check(unit_step{}, index_t(Rows), fixed_step<pitch>{});
+    // Gradients of keys: rows are those of a tile, what they multiply has a pitch of its own.
+    if (depth <= 67) {
+      a.resize(static_cast<std::size_t>(Rows * 67 + 1), T(3));
+      check(fixed_step<67>{}, unit_step{}, index_t(pitch));
+    }
   }
 }
 

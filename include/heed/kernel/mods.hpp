@@ -26,6 +26,11 @@ inline constexpr bool is_mask = mask_callable<Mod>;
 template <class Mod, class T>
 inline constexpr bool is_score_mod = !is_mask<Mod> && score_callable<Mod, T>;
 
+/// Callable on dual numbers.
+template <class Mod, class T>
+inline constexpr bool is_differentiable_mod =
+    !is_mask<Mod> && std::is_invocable_r_v<dual<T>, const Mod&, dual<T>, const position&>;
+
 template <class... Mods>
 inline constexpr int mask_count = (0 + ... + int(is_mask<Mods>));
 

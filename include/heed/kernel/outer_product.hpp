@@ -6,16 +6,18 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
-/// A step known at compile time. Address arithmetic of the inner loop then folds into the instructions.
-using unit_step = std::integral_constant<index_t, 1>;
+/// Steps known at compile time. Address arithmetic of the inner loop then folds into the instructions.
+template <index_t Step>
+using fixed_step = std::integral_constant<index_t, Step>;
+using unit_step = fixed_step<1>;
 
-/// acc[r][v] = init(r, v) + sum_{k < depth} a[r * row_step + k * depth_step] * b[k * PitchB + v * lanes]
+/// acc[r][v] = init(r, v) + sum_{k < depth} a[r * row_step + k * depth_step] * b[k * pitch + v * lanes]
 ///
 /// then emit(r, v, acc). Scalars of `a` are broadcast from where they are, so `a` needs neither packing nor padding.
 /// Rows * Vectors accumulators must fit the registers, with Vectors + 1 to spare.
-template <int Rows, int Vectors, int PitchB, class T, class A, class RowStep, class DepthStep, class Init, class Emit>
-HEED_INLINE void outer_product(const T* a, RowStep row_step, DepthStep depth_step, const T* b, index_t depth, Init init,
-                               Emit emit) noexcept {
+template <int Rows, int Vectors, class T, class A, class RowStep, class DepthStep, class Pitch, class Init, class Emit>
+HEED_INLINE void outer_product(const T* a, RowStep row_step, DepthStep depth_step, const T* b, Pitch pitch,
+                               index_t depth, Init init, Emit emit) noexcept {
   using P = pack<T, A>;
   P acc[Rows][Vectors];
 #pragma GCC unroll 16
@@ -25,7 +27,7 @@ HEED_INLINE void outer_product(const T* a, RowStep row_step, DepthStep depth_ste
 
   // Rows at a run-time step share base pointers: a pointer each would not fit the registers, and g++ spills them into
   // vectors.
-  constexpr int sharing = std::is_same_v<RowStep, unit_step> ? Rows : 4;
+  constexpr int sharing = std::is_same_v<RowStep, index_t> ? 4 : Rows;
   const T* base[(Rows + sharing - 1) / sharing];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r += sharing) base[r / sharing] = a + r * row_step;
@@ -34,7 +36,7 @@ HEED_INLINE void outer_product(const T* a, RowStep row_step, DepthStep depth_ste
     P bv[Vectors];
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
-      bv[v] = keep_in_register(P::load_aligned(b + k * PitchB + v * P::lanes));
+      bv[v] = keep_in_register(P::load_aligned(b + k * pitch + v * P::lanes));
     }
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {

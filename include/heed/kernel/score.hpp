@@ -2,6 +2,8 @@
 #pragma once
 
 #include <heed/kernel/tile_shape.hpp>
+#include <heed/mod/dual.hpp>
+#include <heed/mod/parametric.hpp>
 #include <heed/mod/position.hpp>
 #include <heed/simd/convert.hpp>
 #include <heed/simd/math.hpp>
@@ -50,11 +52,41 @@ HEED_INLINE pack<T, A> modified(const Mod& mod, pack<T, A> score, const basic_po
   }
 }
 
+/// The same for dual numbers.
+template <class T, class A, class Mod, int K>
+HEED_INLINE dual<pack<T, A>, K> modified(const Mod& mod, const dual<pack<T, A>, K>& score,
+                                         const basic_position<index_pack<T, A>>& at) {
+  using number = dual<pack<T, A>, K>;
+  if constexpr (std::is_invocable_v<const Mod&, number, const basic_position<index_pack<T, A>>&>) {
+    return number(mod(score, at));
+  } else {
+    constexpr int n = lanes<T, A>;
+    alignas(64) lane_int_t<T> query[n];
+    alignas(64) T each[K + 1][n];
+    at.q.store(query);
+    score.value.store_aligned(each[K]);
+    for (int m = 0; m < K; ++m) score.partial[m].store_aligned(each[m]);
+    for (int i = 0; i < n; ++i) {
+      dual<T, K> z(each[K][i]);
+      for (int m = 0; m < K; ++m) z.partial[m] = each[m][i];
+      z = dual<T, K>(mod(z, position{at.b, at.h, static_cast<int>(query[i]), at.kv}));
+      each[K][i] = z.value;
+      for (int m = 0; m < K; ++m) each[m][i] = z.partial[m];
+    }
+    number result(pack<T, A>::load_aligned(each[K]));
+    for (int m = 0; m < K; ++m) result.partial[m] = pack<T, A>::load_aligned(each[m]);
+    return result;
+  }
+}
+
 /// The score part of a call, between the scaled product and the mask. `plain` scores need no pass of their own.
 template <class... Mods>
 struct score_chain {
   double softcap = 0;
   std::tuple<const Mods&...> mods;
+
+  /// Numbers that the mods learn.
+  static constexpr int parameters = (0 + ... + parameters_of<Mods>);
 
   bool plain() const noexcept { return sizeof...(Mods) == 0 && softcap == 0; }
 };
@@ -72,6 +104,76 @@ struct tile_place {
   int key;
 };
 
+/// Softcap, additive bias and score mods of a call.
+template <class T, class A, class... Mods>
+class score_steps {
+ public:
+  using P = pack<T, A>;
+
+  HEED_INLINE explicit score_steps(const score_chain<Mods...>& chain) noexcept
+      : chain_(chain),
+        cap_(static_cast<T>(chain.softcap)),
+        per_cap_(static_cast<T>(chain.softcap > 0 ? 1 / chain.softcap : 0)),
+        bias_factor_(chain.plain() ? log2_e<T> : T(1)) {}
+
+  /// The logit of a scaled product, for numbers that are packs or that know derivatives of packs. `bias` points to the
+  /// lanes of the pair, or is null; `careful`: a bias of -inf excludes whatever the product is.
+  template <class Number>
+  HEED_INLINE Number operator()(Number z, const T* bias, bool careful,
+                                const basic_position<index_pack<T, A>>& at) const {
+    return modify<0, count>(biased(z, bias, careful), at);
+  }
+
+  /// The score before its first mod.
+  template <class Number>
+  HEED_INLINE Number biased(Number z, const T* bias, bool careful) const {
+    if (chain_.softcap > 0) z = cap_ * tanh(z * per_cap_);
+    if (bias != nullptr) {
+      const P added = P::load_aligned(bias);
+      P& sum = value_of(z);
+      sum = fma(added, bias_factor_, sum);
+      if (careful) sum = select(added == P(-std::numeric_limits<T>::infinity()), added, sum);
+    }
+    return z;
+  }
+
+  /// Score mods [Begin, End). Where z has variables for parameters, those of the first are from `First` on.
+  template <int Begin, int End, int First = 1, class Number>
+  HEED_INLINE Number modify(Number z, const basic_position<index_pack<T, A>>& at) const {
+    if constexpr (Begin >= End) {
+      return z;
+    } else {
+      using mod_type = std::tuple_element_t<Begin, std::tuple<Mods...>>;
+      constexpr int own = parameters_of<mod_type>;
+      const auto& mod = std::get<Begin>(chain_.mods);
+      if constexpr (own > 0 && variables_of<Number> > 1)
+        z = modified<T, A>(seeded_score<mod_type, First>{mod}, z, at);
+      else
+        z = modified<T, A>(mod, z, at);
+      return modify<Begin + 1, End, First + own>(z, at);
+    }
+  }
+
+ private:
+  static constexpr int count = sizeof...(Mods);
+
+  template <class Number>
+  static constexpr int variables_of = [] {
+    if constexpr (is_dual<Number>)
+      return Number::partials;
+    else
+      return 0;
+  }();
+  HEED_INLINE static P& value_of(P& z) noexcept { return z; }
+  template <int K>
+  HEED_INLINE static P& value_of(dual<P, K>& z) noexcept {
+    return z.value;
+  }
+
+  const score_chain<Mods...>& chain_;
+  P cap_, per_cap_, bias_factor_;
+};
+
 /// Finishes stored scores in place: softcap, additive bias, score mods, mask.
 ///
 /// scores [key][query lane] hold the scaled products; `bias`, of the same layout, is added after the softcap, or null.
@@ -86,8 +188,7 @@ bool finish_scores(T* scores, const T* bias, T* total, const T* start, tile_part
   using shape = tile_shape<T, A>;
   constexpr T excluded = -std::numeric_limits<T>::infinity();
   const bool plain = chain.plain();
-  const P cap(static_cast<T>(chain.softcap)), per_cap(static_cast<T>(chain.softcap > 0 ? 1 / chain.softcap : 0));
-  const P bias_factor(plain ? log2_e<T> : T(1));
+  const score_steps<T, A, Mods...> to_logit(chain);
   P lowest(T(0));
   for (int v = part.low; v < part.high; ++v) {
     basic_position<index_pack<T, A>> at{place.b, place.h,
@@ -98,16 +199,10 @@ bool finish_scores(T* scores, const T* bias, T* total, const T* start, tile_part
       at.kv = place.key + j;
       T* const here = scores + j * shape::queries + v * shape::width;
       P z = P::load_aligned(here);
-      if constexpr (!common) {
-        if (chain.softcap > 0) z = cap * tanh(z * per_cap);
-        if (bias != nullptr) {
-          const P added = P::load_aligned(bias + j * shape::queries + v * shape::width);
-          z = fma(added, bias_factor, z);
-          if (careful) z = select(added == P(excluded), added, z);
-        }
-      }
-      if constexpr (sizeof...(Mods) > 0)
-        std::apply([&](const auto&... mod) { ((z = modified<T, A>(mod, z, at)), ...); }, chain.mods);
+      if constexpr (common)
+        z = to_logit.template modify<0, sizeof...(Mods)>(z, at);
+      else if (!plain || bias != nullptr)
+        z = to_logit(z, bias == nullptr ? nullptr : bias + j * shape::queries + v * shape::width, careful, at);
       if (!common && careful) lowest = min(z, lowest);
       if (common || !plain) z = fma(z, P(log2_e<T>), first);
       if (!common && masked) z = select(visible<T, A>(mask, at), z, P(excluded));

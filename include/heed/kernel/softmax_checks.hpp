@@ -8,6 +8,8 @@
 
 #include <climits>
 #include <cmath>
+#include <type_traits>
+#include <utility>
 
 HEED_ARCH_BEGIN
 namespace detail {
@@ -26,6 +28,26 @@ void check_lse(const checker& check, const view<T, 3>& lse, const char* name, co
                 "strides that make them overlap");
 }
 
+/// How scores are made of products.
+template <class S>
+void check_scores(const checker& check, const view<const S, 4>& q, const view<const accumulator_t<S>, 1>& sink,
+                  const setting<double>& scale, double softcap) {
+  check.require(std::isfinite(scale.or_default(1)), "options.scale", "a finite number", scale.or_default(1));
+  check.require(std::isfinite(softcap) && softcap >= 0, "options.softcap", "a finite number, at least 0", softcap);
+  if (!sink) return;
+  check.extent(sink, "options.sink", 0, q.extent(1), "H, as q");
+  for (index_t h = 0; h < sink.extent(0); ++h)
+    check.require(sink[h] < HUGE_VAL, "options.sink", "numbers below +inf", double(sink[h]));
+}
+
+/// A tensor [B,H,N,E] beside q, of some E.
+template <class S>
+void check_value_rows(const checker& check, const view<const S, 4>& q,
+                      const std::type_identity_t<view<const S, 4>>& rows, const char* name) {
+  for (const auto& [axis, meaning] : {std::pair{0, "B, as q"}, {1, "H, as q"}, {2, "N, as q"}})
+    check.extent(rows, name, axis, q.extent(axis), meaning);
+}
+
 template <class S>
 void check_queries(const checker& check, const view<const S, 4>& q, const view<S, 4>& out,
                    const view<accumulator_t<S>, 3>& lse, const view<const accumulator_t<S>, 1>& sink,
@@ -34,22 +56,15 @@ void check_queries(const checker& check, const view<const S, 4>& q, const view<S
   check.output(out, "out");
   check.require(q.extent(3) > 0, "q.extent(3) (D)", "at least 1", q.extent(3));
   check.require(out.extent(3) > 0, "out.extent(3) (E)", "at least 1", out.extent(3));
-  check.extent(out, "out", 0, q.extent(0), "B, as q");
-  check.extent(out, "out", 1, q.extent(1), "H, as q");
-  check.extent(out, "out", 2, q.extent(2), "N, as q");
-  check.require(std::isfinite(scale.or_default(1)), "options.scale", "a finite number", scale.or_default(1));
-  check.require(std::isfinite(softcap) && softcap >= 0, "options.softcap", "a finite number, at least 0", softcap);
+  check_value_rows(check, q, out, "out");
   check_lse(check, lse, "options.lse", q, "as q");
-  if (sink) {
-    check.extent(sink, "options.sink", 0, q.extent(1), "H, as q");
-    for (index_t h = 0; h < sink.extent(0); ++h)
-      check.require(sink[h] < HUGE_VAL, "options.sink", "numbers below +inf", double(sink[h]));
-  }
+  check_scores(check, q, sink, scale, softcap);
 }
 
 template <class S>
 void check_keys(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k, const view<const S, 4>& v,
-                const view<S, 4>& out, const char* k_name, const char* v_name, bool shared_batch = false) {
+                const std::type_identity_t<view<const S, 4>>& out, const char* k_name, const char* v_name,
+                bool shared_batch = false) {
   check.tensor(k, k_name);
   check.tensor(v, v_name);
   if (!(shared_batch && k.extent(0) == 1)) check.extent(k, k_name, 0, q.extent(0), "B, as q");
@@ -62,6 +77,60 @@ void check_keys(const checker& check, const view<const S, 4>& q, const view<cons
   check.extent(v, v_name, 2, k.extent(2), "M, as k");
   check.extent(k, k_name, 3, q.extent(3), "D, as q");
   check.extent(v, v_name, 3, out.extent(3), "E, as out");
+}
+
+/// What backward knows of its queries. `lse` and `dlse` have any strides.
+template <class S>
+void check_backward_queries(const checker& check, const view<const S, 4>& q, const view<const S, 4>& out,
+                            const view<const accumulator_t<S>, 3>& lse, const view<const S, 4>& dout,
+                            const view<S, 4>& dq, const view<const accumulator_t<S>, 3>& dlse,
+                            const view<const accumulator_t<S>, 1>& sink, const setting<double>& scale, double softcap) {
+  check.tensor(q, "q");
+  check.tensor(out, "out");
+  check.tensor(dout, "dout");
+  check.output(dq, "dq");
+  check.require(q.extent(3) > 0, "q.extent(3) (D)", "at least 1", q.extent(3));
+  check.require(out.extent(3) > 0, "out.extent(3) (E)", "at least 1", out.extent(3));
+  check_value_rows(check, q, out, "out");
+  check_value_rows(check, q, dout, "dout");
+  check.extent(dout, "dout", 3, out.extent(3), "E, as out");
+  check_value_rows(check, q, dq, "dq");
+  check.extent(dq, "dq", 3, q.extent(3), "D, as q");
+  for (const auto& [of_row, name] : {std::pair{&lse, "lse"}, {&dlse, "options.dlse"}}) {
+    if (of_row == &dlse && !dlse) continue;
+    for (int axis = 0; axis < 3; ++axis) check.extent(*of_row, name, axis, q.extent(axis), "as q");
+    check.require(of_row->data() != nullptr || is_empty(*of_row), name, "data", "a null pointer");
+  }
+  check_scores(check, q, sink, scale, softcap);
+}
+
+template <class S>
+void check_key_gradients(const checker& check, const view<const S, 4>& k, const view<const S, 4>& v,
+                         const view<S, 4>& dk, const view<S, 4>& dv, const char* dk_name, const char* dv_name) {
+  check.output(dk, dk_name);
+  check.output(dv, dv_name);
+  for (int axis = 0; axis < 4; ++axis) {
+    check.extent(dk, dk_name, axis, k.extent(axis), "as k");
+    check.extent(dv, dv_name, axis, v.extent(axis), "as v");
+  }
+}
+
+template <class S, class T>
+void check_sink_gradient(const checker& check, const view<const S, 4>& q, const view<const T, 1>& sink,
+                         const view<T, 1>& dsink) {
+  if (!dsink) return;
+  check.require(static_cast<bool>(sink), "options.dsink", "none without a sink", "an output");
+  check.extent(dsink, "options.dsink", 0, q.extent(1), "H, as q");
+  check.require(distinct_elements(dsink), "options.dsink", "an output whose elements are distinct",
+                "strides that make them overlap");
+}
+
+template <class S>
+void check_bias_gradient(const checker& check, const view<const S, 4>& bias, const view<S, 4>& dbias) {
+  if (!dbias) return;
+  check.require(static_cast<bool>(bias), "options.dbias", "none without a bias", "an output");
+  check.output(dbias, "options.dbias");
+  for (int axis = 0; axis < 4; ++axis) check.extent(dbias, "options.dbias", axis, bias.extent(axis), "as options.bias");
 }
 
 /// Positions are handed to mods as int.

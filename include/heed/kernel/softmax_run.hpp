@@ -41,6 +41,17 @@ struct softmax_segment_rows {
   double blend;                 // factor of this segment's own softmax; used if the call blends
 };
 
+/// The keys and values of kv head `group` that one sequence has in a segment.
+template <class S, class Mask>
+dense_source<S> source_of(const softmax_segment_rows<S, Mask>& segment, int sequence, index_t group) noexcept {
+  const bool packed = static_cast<bool>(segment.cu_k);
+  const index_t batch = packed ? 0 : sequence, first = packed ? segment.cu_k.at(sequence) : 0;
+  const index_t count = packed ? segment.cu_k.at(sequence + 1) - first : segment.k.extent(2);
+  if (count == 0) return {};
+  return {&segment.k(batch, group, first, 0), &segment.v(batch, group, first, 0), segment.k.stride(2),
+          segment.v.stride(2), count};
+}
+
 /// Queries of one head that make a task: rows [first, first + count) of sequence `sequence`.
 struct query_rows {
   int sequence, head;
@@ -129,15 +140,9 @@ void attend_segment(softmax_workspace<S, A>& space, int first_tile, int tile_cou
   const bool packed = static_cast<bool>(rows.cu_q);
   const index_t group = at.head / (rows.q.extent(1) / segment.k.extent(1));
   const index_t batch = packed ? 0 : at.sequence;
-  const index_t first_key = packed ? segment.cu_k.at(at.sequence) : 0;
   const index_t queries = packed ? rows.cu_q.at(at.sequence + 1) - rows.cu_q.at(at.sequence) : rows.q.extent(2);
-  dense_source<S> source;
-  source.count = packed ? segment.cu_k.at(at.sequence + 1) - first_key : segment.k.extent(2);
+  const dense_source<S> source = source_of(segment, at.sequence, group);
   if (source.count == 0) return;
-  source.key_data = &segment.k(batch, group, first_key, 0);
-  source.value_data = &segment.v(batch, group, first_key, 0);
-  source.key_stride = segment.k.stride(2);
-  source.value_stride = segment.v.stride(2);
 
   const T log_weight = segment.log_weight ? segment.log_weight[at.head] : T(0);
   if (log_weight == -std::numeric_limits<T>::infinity()) return;

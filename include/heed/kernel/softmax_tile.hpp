@@ -6,6 +6,7 @@
 #pragma once
 
 #include <heed/kernel/key_block.hpp>
+#include <heed/kernel/mask_runs.hpp>
 #include <heed/kernel/score.hpp>
 #include <heed/kernel/tile_io.hpp>
 #include <heed/kernel/tile_panels.hpp>
@@ -80,12 +81,8 @@ class softmax_tile {
   template <class Source, class Mask, class... Mods>
   void absorb(const key_block<Source, T, A>& block, tile_place place, const T* bias, T log_weight2, bool partial,
               prefetcher& ahead, const Mask& mask, const score_chain<Mods...>& chain) {
-    tile_run runs[most_runs];
-    int used = 1;
-    if (partial)
-      used = split_by_mask(mask, place, block.count(), runs);
-    else
-      runs[0] = {{0, block.count(), 0, groups_}, 0};
+    tile_run runs[most_runs<T, A>];
+    const int used = split_by_mask<T, A>(mask, place, count_, block.count(), partial, runs);
     for (int i = 0; i < used; ++i) {
       const bool excluded = weigh(block, runs[i], place, bias, log_weight2, ahead, mask, chain);
       add_values(block, runs[i].part, care_ != tile_care::none && (excluded || runs[i].masked != 0));
@@ -163,48 +160,6 @@ class softmax_tile {
   T lse_of(int lane) const noexcept {
     if (sum_[lane] == T(0)) return -std::numeric_limits<T>::infinity();
     return reference_[lane] * ln_2<T> + std::log(sum_[lane]);
-  }
-
-  /// Keys that some vectors of queries see: a part of the block, and which of its pieces of `mask_keys` keys are
-  /// masked.
-  struct tile_run {
-    tile_part part;
-    unsigned masked;
-  };
-  static constexpr int pieces = shape::keys / shape::mask_keys;
-  static constexpr int most_runs = pieces * shape::groups;
-
-  /// Cuts a block along the mask. Pieces that every query sees whole form runs of all vectors; elsewhere each vector
-  /// has runs of its own.
-  template <class Mask>
-  int split_by_mask(const Mask& mask, tile_place place, int count, tile_run* runs) const {
-    unsigned seen[shape::groups] = {}, masked[shape::groups] = {};
-    unsigned whole = ~0u;
-    for (int g = 0; g < groups_; ++g) {
-      const int q0 = place.query + g * width;
-      for (int j = 0, piece = 0; j < count; j += shape::mask_keys, ++piece) {
-        const tile_class c = classify(mask, place.b, place.h, q0, q0 + std::min(width, count_ - g * width),
-                                      place.key + j, place.key + std::min(count, j + shape::mask_keys));
-        if (c != tile_class::empty) seen[g] |= 1u << piece;
-        if (c == tile_class::partial) masked[g] |= 1u << piece;
-      }
-      whole &= seen[g] & ~masked[g];
-    }
-    int used = 0;
-    const auto add_runs = [&](unsigned which, unsigned hidden, int low, int high) {
-      for (int piece = 0; piece < pieces;) {
-        if ((which >> piece & 1u) == 0) {
-          ++piece;
-          continue;
-        }
-        const int begin = piece * shape::mask_keys;
-        while (piece < pieces && (which >> piece & 1u) != 0) ++piece;
-        runs[used++] = {{begin, std::min(piece * shape::mask_keys, count) - begin, low, high}, hidden};
-      }
-    };
-    add_runs(whole & ((1u << (count + shape::mask_keys - 1) / shape::mask_keys) - 1u), 0, 0, groups_);
-    for (int g = 0; g < groups_; ++g) add_runs(seen[g] & ~whole, masked[g], g, g + 1);
-    return used;
   }
 
   /// Makes the scores of a run weights relative to the reference, which moves if it must. Returns what

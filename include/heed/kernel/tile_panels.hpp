@@ -33,8 +33,8 @@ HEED_NOINLINE void key_panel(const T* keys, index_t stride, int count, const T* 
   using P = pack<T, A>;
   constexpr int pitch = tile_shape<T, A>::queries;
   for_rows<Vectors, T, A>(count, [&](auto rows, index_t r) {
-    outer_product<decltype(rows)::value, Vectors, pitch, T, A>(
-        keys + r * stride, stride, unit_step{}, queries, features,
+    outer_product<decltype(rows)::value, Vectors, T, A>(
+        keys + r * stride, stride, unit_step{}, queries, fixed_step<pitch>{}, features,
         [&](int, int v) { return P::load_aligned(start + v * P::lanes); },
         [&](int i, int v, P s) { s.store_aligned(scores + (r + i) * pitch + v * P::lanes); });
   });
@@ -50,8 +50,8 @@ HEED_NOINLINE void weight_panel(const T* keys, index_t stride, int count, const 
   P sum[Vectors];
   for (int v = 0; v < Vectors; ++v) sum[v] = P::load_aligned(total + v * P::lanes);
   for_rows<Vectors, T, A>(count, [&](auto rows, index_t r) {
-    outer_product<decltype(rows)::value, Vectors, pitch, T, A>(
-        keys + r * stride, stride, unit_step{}, queries, features,
+    outer_product<decltype(rows)::value, Vectors, T, A>(
+        keys + r * stride, stride, unit_step{}, queries, fixed_step<pitch>{}, features,
         [&](int, int v) { return P::load_aligned(start + v * P::lanes); },
         [&](int i, int v, P z) {
           const P p = exp2_bounded<precision::weight>(z);
@@ -69,8 +69,8 @@ HEED_NOINLINE void value_panel(const T* values, index_t stride, int count, const
   using P = pack<T, A>;
   constexpr int pitch = tile_shape<T, A>::queries;
   for_rows<Vectors, T, A>(features, [&](auto rows, index_t e) {
-    outer_product<decltype(rows)::value, Vectors, pitch, T, A>(
-        values + e, unit_step{}, stride, weights, count,
+    outer_product<decltype(rows)::value, Vectors, T, A>(
+        values + e, unit_step{}, stride, weights, fixed_step<pitch>{}, count,
         [&](int i, int v) { return P::load_aligned(output + (e + i) * pitch + v * P::lanes); },
         [&](int i, int v, P o) { o.store_aligned(output + (e + i) * pitch + v * P::lanes); });
   });

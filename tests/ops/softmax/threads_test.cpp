@@ -1,42 +1,16 @@
 #include "ops/softmax/problem.hpp"
+#include "ops/softmax/shuffling_executor.hpp"
 #include "support/catch.hpp"
 
 #include <heed/mod/masks.hpp>
 
 #include <functional>
-#include <numeric>
 #include <stdexcept>
 #include <vector>
 
 using namespace softmax_test;
 
 namespace {
-
-/// Runs tasks in an order of its own, each with whatever worker number comes next.
-class shuffling_executor {
- public:
-  enum class order { backwards, shuffled };
-
-  shuffling_executor(order which, index_t workers) : order_(which), workers_(workers) {}
-
-  index_t concurrency() const { return workers_; }
-
-  template <class F>
-  void for_each_task(index_t n, F f) {
-    std::vector<index_t> tasks(static_cast<std::size_t>(n));
-    std::iota(tasks.begin(), tasks.end(), index_t(0));
-    if (order_ == order::backwards)
-      std::reverse(tasks.begin(), tasks.end());
-    else
-      std::shuffle(tasks.begin(), tasks.end(), support::random_engine(7));
-    index_t worker = 0;
-    for (const index_t task : tasks) f(task, worker = (worker + 1) % workers_);
-  }
-
- private:
-  order order_;
-  index_t workers_;
-};
 
 /// Lets a mod start the next task while its own is half done, as another thread might.
 class interleaving_executor {

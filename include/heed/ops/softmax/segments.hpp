@@ -25,8 +25,8 @@ namespace detail {
 
 template <class S, class Mask>
 void check_segment(const checker& check, int number, const softmax_segment<S, Mask>& segment,
-                                              const view<const S, 4>& q,
-                   const view<S, 4>& out, const sequence_offsets& cu_q) {
+                   const view<const S, 4>& q, const std::type_identity_t<view<const S, 4>>& out,
+                   const sequence_offsets& cu_q) {
   const text k_name("segments[%d].k", number), v_name("segments[%d].v", number);
   const softmax_segment_options<S>& options = segment.options;
   check_keys(check, q, segment.k, segment.v, out, k_name.c_str(), v_name.c_str(), !cu_q);
@@ -40,8 +40,26 @@ void check_segment(const checker& check, int number, const softmax_segment<S, Ma
       check.require(options.log_weight[h] < HUGE_VAL, name.c_str(), "numbers below +inf", double(options.log_weight[h]));
   }
   check.require(std::isfinite(options.blend.or_default(0)), "blend", "a finite number", options.blend.or_default(0));
-  check.no_overlap(out, "out", segment.k, k_name.c_str());
-  check.no_overlap(out, "out", segment.v, v_name.c_str());
+}
+
+/// An output must not overlap the keys and values of a segment.
+template <class Output, class S, class Mask>
+void check_apart(const checker& check, const Output& output, const char* name, int number,
+                 const softmax_segment<S, Mask>& segment) {
+  if (!output) return;
+  check.no_overlap(output, name, segment.k, text("segments[%d].k", number).c_str());
+  check.no_overlap(output, name, segment.v, text("segments[%d].v", number).c_str());
+}
+
+/// What the options of a call must not say, as segments say it.
+template <class Options>
+void check_segment_options(const checker& check, const Options& options) {
+  check.require(!options.bias, "options.bias", "none (use a score mod)", "a bias");
+  check.require(options.window_left == -1 && options.window_right == -1, "options.window_left, window_right",
+                "none (windows belong to the segments)", "a window");
+  check.require(!options.q_offset.given() && options.kv_offset == 0, "options.q_offset, kv_offset",
+                "none (offsets belong to the segments)", "an offset");
+  check.require(!options.cu_seqlens_k, "options.cu_seqlens_k", "none (it belongs to the segments)", "offsets");
 }
 
 /// A checked segment as the engine takes it; a batch extent of 1 is read by all batch entries.
@@ -101,19 +119,15 @@ void softmax_segments_forward(std::type_identity_t<view<const element_of_t<Out>,
     const view<S, 4> result = view_traits<std::remove_reference_t<Out>>::make(out);
     const detail::checker check("softmax_segments_forward");
     detail::check_queries(check, q, result, options.lse, options.sink, options.scale, options.softcap);
-    check.require(!options.bias, "options.bias", "none (use a score mod)", "a bias");
-    check.require(options.window_left == -1 && options.window_right == -1, "options.window_left, window_right",
-                  "none (windows belong to the segments)", "a window");
-    check.require(!options.q_offset.given() && options.kv_offset == 0, "options.q_offset, kv_offset",
-                  "none (offsets belong to the segments)", "an offset");
-    check.require(!options.cu_seqlens_k, "options.cu_seqlens_k", "none (it belongs to the segments)", "offsets");
+    detail::check_segment_options(check, options);
     detail::check_aliasing(check, result, "out", q);
     detail::check_aliasing(check, options.lse, "options.lse", q, result);
     int count = 0, blended = 0;
     detail::for_each_segment(segments, [&](const auto& segment) {
-      detail::check_segment(check, count++, segment, q, result, options.cu_seqlens_q);
+      detail::check_segment(check, count, segment, q, result, options.cu_seqlens_q);
+      detail::check_apart(check, result, "out", count, segment);
+      detail::check_apart(check, options.lse, "options.lse", count++, segment);
       blended += segment.options.blend.given() ? 1 : 0;
-      detail::check_aliasing(check, options.lse, "options.lse", segment.k, segment.v);
     });
     check.require(blended == 0 || blended == count, "segments", "a blend in every segment or in none", blended);
     check.require(blended == 0 || !options.lse, "options.lse", "none beside a blend", "an lse");

@@ -1,0 +1,81 @@
+#include "ops/softmax/backward.hpp"
+#include "support/arch.hpp"
+#include "support/catch.hpp"
+#include "support/grid.hpp"
+
+#include <heed/mod/masks.hpp>
+
+#include <vector>
+
+using namespace softmax_test;
+
+namespace {
+
+struct head_counts {
+  index_t heads, groups;
+};
+constexpr head_counts groupings[] = {{2, 2}, {4, 2}, {3, 1}, {4, 1}, {1, 1}};
+
+std::vector<index_t> lengths() {
+  if (support::small_grid()) return {0, 1, 65};
+  return {0, 1, 7, 64, 65, 129};
+}
+
+/// Every option in turn, on shapes drawn at random.
+template <class S, class A>
+void check_arch() {
+  CAPTURE(A::name());
+  using T = heed::accumulator_t<S>;
+  support::random_engine random(31);
+  const index_t rounds = support::small_grid() ? 6 : 12;
+  for (index_t round = 0; round < rounds; ++round) {
+    const auto size = [&](index_t most) { return support::draw(random, 1, most); };
+    const shape s{1, 2, 1 + round % 2, size(130), size(200), size(70), size(70)};
+    CAPTURE(s.N, s.M, s.D, s.E, round);
+    backward_problem<S> p(s, static_cast<unsigned>(round));
+    const auto bias = support::normal_tensor<S, 4>({1, 2, s.N, s.M}, p.random);
+    const auto sink = support::normal_tensor<T, 1>({2}, p.random);
+    softmax_backward_options<S> options{};
+    if (round % 2 == 1) options.dlse = p.dlse;
+    if (round % 3 == 1) options.window_right = 0;
+    if (round % 4 == 2) {
+      options.window_left = size(40);
+      options.window_right = size(40);
+    }
+    if (round % 4 == 3) options.softcap = 2;
+    if (round % 5 == 4) options.bias = bias;
+    if (round % 6 == 5) options.sink = sink;
+    CHECK(gradient_error_on<A, S>(p, options, arguments_of<S>(options)) <= 1);
+  }
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("softmax_backward agrees with its definition for lengths and grouped heads", "", float, double) {
+  using S = TestType;
+  support::random_engine random(17);
+  const std::vector<index_t> sizes{1, 3, 16, 33, 64, 80};
+  unsigned seed = 0;
+  for (const index_t N : lengths())
+    for (const index_t M : lengths())
+      for (const bool causal : {false, true}) {
+        const auto size = [&] { return sizes[random() % sizes.size()]; };
+        const head_counts heads = groupings[seed % std::size(groupings)];
+        const shape s{1 + seed % 2, heads.heads, heads.groups, N, M, size(), size()};
+        CAPTURE(s.B, s.H, s.G, s.N, s.M, s.D, s.E, causal);
+        backward_problem<S> p(s, ++seed);
+        CHECK((causal ? gradient_error<S>(p, {.dlse = p.dlse}, heed::causal{}) : gradient_error<S>(p)) <= 1);
+      }
+}
+
+TEST_CASE("softmax_backward agrees with its definition where queries and keys are several tasks and blocks") {
+  for (const bool causal : {false, true}) {
+    backward_problem<float> p({1, 2, 1, 700, 300, 16, 8});
+    CAPTURE(causal);
+    CHECK((causal ? gradient_error<float>(p, {}, heed::causal{}) : gradient_error<float>(p)) <= 1);
+  }
+}
+
+TEMPLATE_TEST_CASE("softmax_backward agrees with its definition on every instruction set", "", float, double) {
+  support::for_each_arch([](auto arch) { check_arch<TestType, decltype(arch)>(); });
+}
