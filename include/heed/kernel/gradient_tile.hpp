@@ -180,8 +180,9 @@ class gradient_tile {
     alignas(64) T start[pitch];
     for (int g = run.part.low; g < run.part.high; ++g)
       (P::load_aligned(start_ + g * width) + P(log_weight2)).store_aligned(start + g * width);
-    const bool plain = First == by_product && chain.plain() && bias == nullptr && run.masked == 0;
-    const bool fused = plain && shape::fuse_exp;
+    // Whether panels can finish what they have in registers.
+    const bool fused =
+        shape::fuse_exp && First == by_product && chain.plain() && bias == nullptr && run.masked == 0;
     T* const weights = buffers_->scores;
     T* const gradients = buffers_->gradients;
     block.for_keys(run.part.first, run.part.count, [&](const T* rows, index_t stride, int count, int row) {
@@ -189,36 +190,32 @@ class gradient_tile {
         constexpr int n = decltype(vectors)::value;
         const T* const queries = queries_ + v * width;
         T* const to = weights + row * pitch + v * width;
-        if (fused)
-          probability_panel<n, T, A>(rows, stride, count, queries, buffers_->features, start + v * width, to);
-        else
-          key_panel<n, T, A>(rows, stride, count, queries, buffers_->features,
-                             (chain.plain() ? start : zeros) + v * width, to);
+        if constexpr (shape::fuse_exp) {
+          if (fused) {
+            probability_panel<n, T, A>(rows, stride, count, queries, buffers_->features, start + v * width, to);
+            return;
+          }
+        }
+        key_panel<n, T, A>(rows, stride, count, queries, buffers_->features,
+                           (chain.plain() ? start : zeros) + v * width, to);
       });
     });
-    if (plain && !fused) exponentiate(run.part);
     block.for_values(run.part.first, run.part.count, [&](const T* rows, index_t stride, int count, int row) {
       for_blocks<T, A>(run.part.low, run.part.high, [&](auto vectors, int v) {
         constexpr int n = decltype(vectors)::value;
         const T* const upstream = upstream_ + v * width;
         const index_t at = row * pitch + v * width;
-        if (plain)
-          logit_gradient_panel<n, T, A>(rows, stride, count, upstream, buffers_->value_features, offset_ + v * width,
-                                        weights + at, gradients + at);
-        else
-          key_panel<n, T, A>(rows, stride, count, upstream, buffers_->value_features, offset_ + v * width,
-                             gradients + at);
+        if constexpr (shape::fuse_exp) {
+          if (fused) {
+            logit_gradient_panel<n, T, A>(rows, stride, count, upstream, buffers_->value_features, offset_ + v * width,
+                                          weights + at, gradients + at);
+            return;
+          }
+        }
+        key_panel<n, T, A>(rows, stride, count, upstream, buffers_->value_features, offset_ + v * width, gradients + at);
       });
     });
-    if (!plain) differentiate_scores<First>(run, place, bias, start, mask, chain, parameter_sums);
-  }
-
-  void exponentiate(tile_part part) noexcept {
-    for (int j = part.first; j < part.first + part.count; ++j)
-      for (int g = part.low; g < part.high; ++g) {
-        T* const z = buffers_->scores + j * pitch + g * width;
-        exp2_bounded<precision::weight>(P::load_aligned(z)).store_aligned(z);
-      }
+    if (!fused) differentiate_scores<First>(run, place, bias, start, mask, chain, parameter_sums);
   }
 
   /// From stored products and gradients of probabilities to probabilities and gradients of products.

@@ -192,6 +192,7 @@ class softmax_backward_run {
       sums += bytes_of(segment);
     });
     write_parameter_gradients(parameter_sums);
+    accumulate<0>(where, memory.data(), share);
     if (rows_.dbias) {
       const bias_owners owners(rows_);
       auto of_owner = [&](index_t number, index_t worker) {
@@ -459,14 +460,13 @@ class softmax_backward_run {
     }
   }
 
-  /// bias_sums[key][lane] += the gradients that the loaded tile has for the keys of each block.
-  template <class Segment>
-  void add_bias_gradients(gradient_workspace<S, A>& space, const query_rows& at, const Segment& segment,
-                          index_t first_block, index_t last_block) const {
-    using P = pack<T, A>;
+  /// Calls use(place, part) for the parts of key blocks [first_block, last_block) that the loaded tile sees, while their
+  /// gradients are in the buffers, as gradient_tile::differentiate_logits leaves them.
+  template <int First, class Segment, class Use>
+  void visit_logits(gradient_workspace<S, A>& space, const query_rows& at, const Segment& segment, index_t first_block,
+                    index_t last_block, Use use) const {
     constexpr index_t keys = shape::keys;
     gradient_buffers<T, A>& buffers = space.buffers;
-    gradient_tile<T, A>& tile = space.tiles[0];
     const meeting m = meet(at, segment, at.head / (rows_.q.extent(1) / segment.rows.k.extent(1)));
     for (index_t number = std::max(first_block, m.begin); number < std::min(last_block, m.end); ++number) {
       const index_t first = number * keys;
@@ -477,18 +477,66 @@ class softmax_backward_run {
           segment.rows.mask.classify(here.b, here.h, here.query, here.query + at.count, here.key, here.key + count);
       if (seen == tile_class::empty) continue;
       const key_block<dense_source<S>, T, A> block(m.source, first, count, buffers);
-      load_bias<T, A>(m.bias, at.first, at.count, first, count, buffers.bias);
-      tile.template differentiate_logits<0>(
-          block, here, buffers.bias, m.log_weight2, seen == tile_class::partial, segment.rows.mask, chain_,
-          [&](tile_part run) {
-            for (int j = run.first; j < run.first + run.count; ++j)
-              for (int g = run.low; g < run.high; ++g) {
-                T* const sum = space.bias_sums + j * shape::queries + g * shape::width;
-                (P::load_aligned(sum) + P::load_aligned(buffers.gradients + j * shape::queries + g * shape::width))
-                    .store_aligned(sum);
+      if (m.bias.data != nullptr) load_bias<T, A>(m.bias, at.first, at.count, first, count, buffers.bias);
+      space.tiles[0].template differentiate_logits<First>(
+          block, here, m.bias.data != nullptr ? buffers.bias : nullptr, m.log_weight2, seen == tile_class::partial,
+          segment.rows.mask, chain_, [&](tile_part part) { use(here, part); });
+    }
+  }
+
+  /// bias_sums[key][lane] += the gradients that the loaded tile has for the keys of each block.
+  template <class Segment>
+  void add_bias_gradients(gradient_workspace<S, A>& space, const query_rows& at, const Segment& segment,
+                          index_t first_block, index_t last_block) const {
+    using P = pack<T, A>;
+    visit_logits<0>(space, at, segment, first_block, last_block, [&](tile_place, tile_part part) {
+      for (int j = part.first; j < part.first + part.count; ++j)
+        for (int g = part.low; g < part.high; ++g) {
+          const index_t here = j * shape::queries + g * shape::width;
+          (P::load_aligned(space.bias_sums + here) + P::load_aligned(space.buffers.gradients + here))
+              .store_aligned(space.bias_sums + here);
+        }
+    });
+  }
+
+  /// Lets score mod I and those after it accumulate what they want of the gradients by their results.
+  template <std::size_t I>
+  void accumulate(const executor_ref& where, std::byte* memory, index_t share) const {
+    if constexpr (I < sizeof...(Mods)) {
+      const auto& mod = std::get<I>(chain_.mods);
+      if constexpr (accumulating_score<std::remove_cvref_t<decltype(mod)>, T>) {
+        const index_t heads = rows_.q.extent(1);
+        const bool together = one_head_at_a_time(mod);
+        auto of_heads = [&](index_t number, index_t worker) {
+          gradient_workspace<S, A> space = space_at(memory + worker * share);
+          for (index_t h = together ? 0 : number; h < (together ? heads : number + 1); ++h)
+            accumulate_head<static_cast<int>(I)>(space, static_cast<int>(h), mod);
+        };
+        if (accumulates(mod)) for_each_task(where, together ? 1 : heads, of_heads);
+      }
+      accumulate<I + 1>(where, memory, share);
+    }
+  }
+
+  template <int I, class Mod>
+  void accumulate_head(gradient_workspace<S, A>& space, int head, const Mod& mod) const {
+    for (index_t s = 0; s < partition_.sequences; ++s)
+      for (index_t first = 0; first < rows_.queries(s); first += shape::queries) {
+        const query_rows at{static_cast<int>(s), head, first,
+                            static_cast<int>(std::min<index_t>(shape::queries, rows_.queries(s) - first))};
+        load_tile(space.tiles[0], s, head, first, at.count);
+        for_each_segment_([&](const auto& segment) {
+          visit_logits<I + 1>(space, at, segment, 0, segment.keys(s), [&](tile_place place, tile_part part) {
+            for (int j = part.first; j < part.first + part.count; ++j)
+              for (int lane = part.low * shape::width; lane < std::min(at.count, part.high * shape::width); ++lane) {
+                const T gradient = space.buffers.gradients[j * shape::queries + lane];
+                if (gradient == T(0)) continue;
+                mod.accumulate(gradient, space.buffers.scores[j * shape::queries + lane],
+                               position{place.b, place.h, place.query + lane, place.key + j});
               }
           });
-    }
+        });
+      }
   }
 
   /// Sums of a block to the elements they belong to.

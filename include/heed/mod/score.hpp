@@ -117,16 +117,22 @@ symmetric_alibi(C&&) -> symmetric_alibi<detail::element_in_t<C>>;
 /// A learned bias by distance, clipped at R.   z = score + table[h, clamp(kv - q, -R, R) + R]
 /// table: [H, 2 R + 1] of float or double, or [1, 2 R + 1] or [2 R + 1] for all heads; a view or tensor that outlives
 /// the mod (a container, if it is one row). Biases by T5 buckets: expand them first, with t5_expand.
-/// Throws heed::invalid_argument: an even number of distances.
+/// gradients: softmax_backward adds to it what each element of the table gets; of the table's extents ([1, 2 R + 1] for one
+/// row), default none.
+/// Throws heed::invalid_argument: an even number of distances, other extents of gradients.
 template <class U>
 class relative_bias {
  public:
   template <class C>
     requires(detail::table_of<C, U, 2> || detail::row_of<C, U>)
-  explicit relative_bias(C&& table) : table_(detail::as_rows<U>(std::forward<C>(table))) {
+  explicit relative_bias(C&& table, view<double, 2> gradients = {})
+      : table_(detail::as_rows<U>(std::forward<C>(table))), gradients_(gradients) {
+    const detail::checker check("relative_bias");
     const index_t distances = table_.extent(1);
-    detail::checker("relative_bias").require(distances % 2 == 1, "table", "2 R + 1 distances", distances);
+    check.require(distances % 2 == 1, "table", "2 R + 1 distances", distances);
     reach_ = static_cast<int>(distances / 2);
+    if (!gradients) return;
+    for (int axis = 0; axis < 2; ++axis) check.extent(gradients, "gradients", axis, table_.extent(axis), "as table");
   }
 
   template <class S, class Index>
@@ -135,12 +141,23 @@ class relative_bias {
     return static_cast<S>(score + lookup(detail::shared_row(table_, at.h), distance + reach_, 0));
   }
 
+  bool accumulates() const noexcept { return static_cast<bool>(gradients_); }
+  bool one_head_at_a_time() const noexcept { return table_.extent(0) == 1; }
+  template <class T>
+  void accumulate(T dz, T, const position& at) const noexcept {
+    const int row = table_.extent(0) == 1 ? 0 : at.h;
+    if (row < table_.extent(0)) gradients_(row, min(max(at.kv - at.q, -reach_), reach_) + reach_) += double(dz);
+  }
+
  private:
   view<const U, 2> table_;
+  view<double, 2> gradients_;
   int reach_;
 };
 template <class C>
 relative_bias(C&&) -> relative_bias<detail::element_in_t<C>>;
+template <class C>
+relative_bias(C&&, view<double, 2>) -> relative_bias<detail::element_in_t<C>>;
 
 /// The buckets of distances kv - q that T5 shares biases over: single distances near by, then logarithmic ones up to
 /// max_distance, the last one for all beyond. With n = distance to the query, K buckets a side and e = K / 2:
