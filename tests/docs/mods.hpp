@@ -8,7 +8,6 @@ extern heed::index_t N, M;
 extern int height, width;
 extern heed::tensor<float, 4> q, k, v, out, dq, dk, dv;
 extern heed::tensor<float, 3> lse;
-extern int steps;
 extern double rate;
 heed::view<const float, 4> dout_of(heed::view<const float, 4> out);
 extern std::vector<std::int32_t> ids;
