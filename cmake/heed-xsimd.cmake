@@ -1,6 +1,7 @@
 # Finds xsimd 8.1 or newer and makes the target `xsimd` safe to link. Used by heed's own build and by the installed
 # package. On return `heed_xsimd_problem` is empty or says what is wrong.
 #
+# - Other processors than x86 and 64-bit ARM need none (simd/arch.hpp): there the target is empty if it must be.
 # - The required version is checked here: xsimd's version file accepts only its own major number, so asking for 8.1
 #   would refuse 9 and later.
 # - Some builds of xsimd 8 make the target link `xtl`, a library that does not exist as a file; programs then fail to
@@ -45,6 +46,8 @@ if(TARGET xsimd)
     list(REMOVE_ITEM heed_xsimd_links xtl)
     set_target_properties(${heed_xsimd_target} PROPERTIES INTERFACE_LINK_LIBRARIES "${heed_xsimd_links}")
   endif()
+elseif(CMAKE_SYSTEM_PROCESSOR AND NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86|i.86|amd64|AMD64|aarch64|arm64|ARM64)")
+  add_library(xsimd INTERFACE IMPORTED)
 else()
   set(heed_xsimd_problem "needs xsimd 8.1 or newer (package libxsimd-dev or xsimd), found none")
 endif()

@@ -71,7 +71,6 @@ template <int Vectors, class T, class A>
 void check_blocks() {
   constexpr int most = heed::detail::tile_shape<T, A>::rows(Vectors);
   check_block<most, Vectors, T, A>();
-  if constexpr (most > 8) check_block<8, Vectors, T, A>();
   if constexpr (most > 4) check_block<4, Vectors, T, A>();
   check_block<2, Vectors, T, A>();
   check_block<1, Vectors, T, A>();
@@ -81,7 +80,6 @@ template <class T>
 void check_default_arch() {
   using A = heed::default_arch;
   check_blocks<heed::detail::tile_shape<T, A>::vectors, T, A>();
-  check_blocks<2, T, A>();
   check_blocks<1, T, A>();
 }
 

@@ -2,9 +2,9 @@
 
 #include <array>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "reference/differences.hpp"

@@ -21,9 +21,19 @@ using heed::pack;
 template <class T>
 inline constexpr T infinity = std::numeric_limits<T>::infinity();
 
+/// Whether multiply-add rounds once.
 template <class A>
-inline constexpr bool has_fma = heed::detail::has_avx512<A> || std::is_base_of_v<xsimd::neon64, A> ||
-                                std::is_base_of_v<xsimd::fma3<xsimd::avx2>, A>;
+inline constexpr bool has_fma =
+#if HEED_XSIMD
+    heed::detail::has_avx512<A> || std::is_base_of_v<xsimd::neon64, A> ||
+    std::is_base_of_v<xsimd::fma3<xsimd::avx2>, A>;
+#else
+    false;
+#endif
+#if defined(__FP_FAST_FMAF) && defined(__FP_FAST_FMA)
+template <>
+inline constexpr bool has_fma<heed::portable> = true;
+#endif
 
 /// Errors are measured in the wider of the two.
 template <class T>

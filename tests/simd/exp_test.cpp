@@ -1,5 +1,7 @@
 #include "simd/accuracy.hpp"
 
+#include <bit>
+
 using namespace simd_test;
 
 TEMPLATE_TEST_CASE("exp2 keeps 1 ulp with fused multiply-add and 1.25 without, and its limits", "", float, double) {
@@ -81,5 +83,43 @@ TEMPLATE_TEST_CASE("exp2_bounded, as softmax weights use it, keeps a relative er
     CHECK(at<T, A>(f, -infinity<T>) == 0);
     CHECK(std::isnan(at<T, A>(f, std::numeric_limits<T>::quiet_NaN())));
     if constexpr (heed::detail::exp2_saturates<T, A>) CHECK(at<T, A>(f, T(1e6)) == infinity<T>);
+  });
+}
+
+TEMPLATE_TEST_CASE("NaN stays NaN, whatever its bits", "", float, double) {
+  using T = TestType;
+  using heed::detail::precision;
+  using bits = std::make_unsigned_t<heed::lane_int_t<T>>;
+  constexpr int payload = std::numeric_limits<T>::digits - 1;
+  constexpr bits quiet = bits(1) << (payload - 1), sign = bits(1) << (8 * sizeof(T) - 1),
+                 every = (bits(1) << payload) - 1;
+  const bits exponent = std::bit_cast<bits>(infinity<T>);
+  // Exponents are made of low bits of the argument: all of these, quiet and signalling, and the ends of the payload.
+  std::vector<bits> payloads{quiet, every, every ^ quiet, quiet >> 1};
+  for (bits low = 1; low < 2 * bits(std::numeric_limits<T>::max_exponent); ++low) {
+    payloads.push_back(low);
+    payloads.push_back(quiet | low);
+    payloads.push_back(every ^ low);
+  }
+  support::for_each_arch([&](auto arch) {
+    using A = decltype(arch);
+    CAPTURE(A::name());
+    const auto stays = [&](auto f) {
+      bool all_nan = true;
+      T lane[pack<T, A>::lanes];
+      for (const bits p : payloads)
+        for (const bits s : {bits(0), sign}) {
+          const std::vector<T> nan(pack<T, A>::lanes, std::bit_cast<T>(static_cast<bits>(s | exponent | p)));
+          f(pack<T, A>::load(nan.data())).store(lane);
+          for (const T y : lane) all_nan = all_nan && std::isnan(y);
+        }
+      return all_nan;
+    };
+    CHECK(stays([](pack<T, A> x) { return heed::detail::exp2_bounded<precision::weight>(x); }));
+    CHECK(stays([](pack<T, A> x) { return heed::detail::exp2_bounded<precision::full>(x); }));
+    CHECK(stays([](pack<T, A> x) { return exp2(x); }));
+    CHECK(stays([](pack<T, A> x) { return exp(x); }));
+    CHECK(stays([](pack<T, A> x) { return sigmoid(x); }));
+    CHECK(stays([](pack<T, A> x) { return tanh(x); }));
   });
 }

@@ -43,21 +43,3 @@ TEMPLATE_TEST_CASE("a real number beside an index pack keeps its fraction", "", 
     CHECK(lanes_of(to_real(o.pa, o.pi)) == each<T>(real, o.i));
   });
 }
-
-TEMPLATE_TEST_CASE("lookup reads nothing outside its table", "", float, double) {
-  using T = TestType;
-  support::for_each_arch([](auto arch) {
-    using A = decltype(arch);
-    CAPTURE(A::name());
-    const std::vector<float> stored{0, -1, 1, -1, 2, -1, 3, -1};
-    const heed::view<const float, 1> table(stored.data(), {4}, {2}), empty;
-    for (const int first : {-100, -3, 0, 2, 3, 4, 1 << 30}) {
-      const auto got = lanes_of(lookup(table, index_pack<T, A>::counting_from(first), T(9)));
-      for (int i = 0; i < pack<T, A>::lanes; ++i) {
-        const int at = first + i;
-        CHECK(got[static_cast<std::size_t>(i)] == (at >= 0 && at < 4 ? static_cast<T>(at) : T(9)));
-      }
-    }
-    CHECK(all(lookup(empty, index_pack<T, A>(0), T(9)) == pack<T, A>(9)));
-  });
-}

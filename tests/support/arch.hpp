@@ -5,6 +5,9 @@
 
 namespace support {
 
+inline bool is_available(heed::portable) { return true; }
+
+#if HEED_XSIMD
 /// Later releases of xsimd answer for each set, earlier ones tell the best.
 template <class A, class Available>
 bool is_among(const Available& available) {
@@ -14,20 +17,18 @@ bool is_among(const Available& available) {
     return available.best >= A::version();
 }
 
-namespace detail {
-
-template <class... A, class F>
-void for_each_arch(xsimd::arch_list<A...>, F& f) {
-  const auto available = xsimd::available_architectures();
-  ((is_among<A>(available) ? f(A{}) : void()), ...);
+template <class A>
+bool is_available(A) {
+  return is_among<A>(xsimd::available_architectures());
 }
-
-}  // namespace detail
+#endif
 
 /// f(A{}) for each of them, best first. Exceptions pass.
 template <class F>
 void for_each_arch(F f) {
-  detail::for_each_arch(heed::supported_arches{}, f);
+  heed::supported_arches::for_each([&](auto arch) {
+    if (is_available(arch)) f(arch);
+  });
 }
 
 }  // namespace support

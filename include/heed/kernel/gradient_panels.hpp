@@ -39,8 +39,8 @@ HEED_NOINLINE void logit_gradient_panel(const T* values, index_t stride, int cou
   });
 }
 
-/// sums[j][e] += sum_lane weights[j][lane] rows[lane][e] for `keys` keys and the features of `Vectors` vectors. Rows and
-/// sums are `row_pitch` apart.
+/// sums[j][e] += sum_lane weights[j][lane] rows[lane][e] for `keys` keys and the features of `Vectors` vectors. Rows
+/// and sums are `row_pitch` apart.
 template <int Vectors, class T, class A>
 HEED_NOINLINE void lane_panel(const T* weights, int keys, const T* rows, index_t row_pitch, int lane_count,
                               T* sums) noexcept {

@@ -228,8 +228,8 @@ class gradient_tile {
     const score_steps<T, A, Mods...> to_logit(chain);
     const P nothing(T(0));
     for (int v = run.part.low; v < run.part.high; ++v) {
-      basic_position<index_pack<T, A>> at{place.b, place.h,
-                                          index_pack<T, A>::counting_from(place.query + v * width), place.key};
+      basic_position<index_pack<T, A>> at{place.b, place.h, index_pack<T, A>::counting_from(place.query + v * width),
+                                          place.key};
       const P first = P::load_aligned(start + v * width);
       P sums[parameters + 1];
       for (int j = run.part.first; j < run.part.first + run.part.count; ++j) {

@@ -195,16 +195,18 @@ bool finish_scores(T* scores, const T* bias, T* total, const T* start, tile_part
                                         index_pack<T, A>::counting_from(place.query + v * shape::width), place.key};
     const P first = P::load_aligned(start + v * shape::width);
     P reached = P::load_aligned(total + v * shape::width);
-    for (int j = part.first; j < part.first + part.count; ++j) {
+    const auto finish = [&](int j, auto common) {
       at.kv = place.key + j;
       T* const here = scores + j * shape::queries + v * shape::width;
       P z = P::load_aligned(here);
-      if (!plain || bias != nullptr)
+      if constexpr (common)
+        z = to_logit.template modify<0, sizeof...(Mods)>(z, at);
+      else if (!plain || bias != nullptr)
         z = to_logit(z, bias == nullptr ? nullptr : bias + j * shape::queries + v * shape::width, careful, at);
-      if (careful) lowest = min(z, lowest);
-      if (!plain) z = fma(z, P(log2_e<T>), first);
-      if (masked) z = select(visible<T, A>(mask, at), z, P(excluded));
-      if (weigh) {
+      if (!common && careful) lowest = min(z, lowest);
+      if (common || !plain) z = fma(z, P(log2_e<T>), first);
+      if (!common && masked) z = select(visible<T, A>(mask, at), z, P(excluded));
+      if (common || weigh) {
         // A logit far above the reference must show in the sum.
         if constexpr (!exp2_saturates<T, A>) z = min(z, P(T(std::numeric_limits<T>::max_exponent - 2)));
         z = exp2_bounded<precision::weight>(z);
@@ -213,6 +215,14 @@ bool finish_scores(T* scores, const T* bias, T* total, const T* start, tile_part
         reached = max(z, reached);
       }
       z.store_aligned(here);
+    };
+    const int end = part.first + part.count;
+    // The common case of a score mod, without the questions that do not arise there.
+    if (sizeof...(Mods) > 0 && weigh && !careful && !masked && bias == nullptr && chain.softcap == 0) {
+#pragma GCC unroll 2
+      for (int j = part.first; j < end; ++j) finish(j, std::bool_constant<(sizeof...(Mods) > 0)>{});
+    } else {
+      for (int j = part.first; j < end; ++j) finish(j, std::false_type{});
     }
     reached.store_aligned(total + v * shape::width);
   }

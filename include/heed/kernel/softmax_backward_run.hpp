@@ -16,16 +16,16 @@ namespace detail {
 template <class S>
 struct softmax_gradient_rows {
   using T = accumulator_t<S>;
-  view<const S, 4> q;      // [B,H,N,D]
-  view<const S, 4> out;    // [B,H,N,E]
-  view<const T, 3> lse;    // [B,H,N]
-  view<const S, 4> dout;   // [B,H,N,E]
-  view<const T, 3> dlse;   // [B,H,N] or empty
-  view<const T, 1> sink;   // [H] or empty
-  view<const S, 4> bias;   // broadcast to [B,H,N,M], or empty
-  view<S, 4> dq;           // [B,H,N,D]
-  view<T, 1> dsink;        // [H] or empty
-  view<S, 4> dbias;        // as the bias before it was broadcast, or empty
+  view<const S, 4> q;     // [B,H,N,D]
+  view<const S, 4> out;   // [B,H,N,E]
+  view<const T, 3> lse;   // [B,H,N]
+  view<const S, 4> dout;  // [B,H,N,E]
+  view<const T, 3> dlse;  // [B,H,N] or empty
+  view<const T, 1> sink;  // [H] or empty
+  view<const S, 4> bias;  // broadcast to [B,H,N,M], or empty
+  view<S, 4> dq;          // [B,H,N,D]
+  view<T, 1> dsink;       // [H] or empty
+  view<S, 4> dbias;       // as the bias before it was broadcast, or empty
   double scale;
   sequence_offsets cu_q;
 
@@ -61,9 +61,7 @@ struct gradient_partition {
   index_t tasks() const noexcept { return sequences * units * parts; }
   index_t groups(index_t queries) const noexcept { return (queries + group - 1) / group; }
   /// The parts that have anything to do, and the first in any case: it sets gradients to zero.
-  index_t parts_of(index_t queries) const noexcept {
-    return std::clamp<index_t>(heads * groups(queries), 1, parts);
-  }
+  index_t parts_of(index_t queries) const noexcept { return std::clamp<index_t>(heads * groups(queries), 1, parts); }
   /// Calls f(head of the unit, first query) for the groups of a part. Later queries come first, and the parts take
   /// turns in alternating order: under a causal mask all get as much to do.
   template <class F>
@@ -130,7 +128,7 @@ struct gradient_workspace {
 
   gradient_buffers<T, A> buffers;
   gradient_tile<T, A> tiles[shape::tiles];
-  T* sums;  // gradients of all keys of a unit, where outputs are of another type and no other task adds to them
+  T* sums;       // gradients of all keys of a unit, where outputs are of another type and no other task adds to them
   T* bias_sums;  // [key][lane]
 };
 
@@ -161,9 +159,10 @@ class softmax_backward_run {
     partition_ = {sequences, units, units == 0 ? 0 : heads / units, 1, index_t(shape::tiles) * shape::queries};
     if (sequences * units == 0) return;
     const index_t wanted = (enough_tasks + sequences * units - 1) / (sequences * units);
-    const index_t affordable = std::max<index_t>(2, most_partial_sums / std::max<index_t>(1, rows_of_part * row_pitch_));
-    partition_.parts = std::max<index_t>(
-        1, std::min({wanted, affordable, partition_.heads * partition_.groups(most_queries)}));
+    const index_t affordable =
+        std::max<index_t>(2, most_partial_sums / std::max<index_t>(1, rows_of_part * row_pitch_));
+    partition_.parts =
+        std::max<index_t>(1, std::min({wanted, affordable, partition_.heads * partition_.groups(most_queries)}));
   }
 
   index_t bytes(const executor_ref& where) const noexcept {
@@ -241,8 +240,8 @@ class softmax_backward_run {
   }
   template <class Segment>
   index_t bytes_of(const Segment& segment) const noexcept {
-    return slots_of(segment) * segment.dk.extent(0) * segment.rows.k.extent(1) * segment.rows.k.extent(2) *
-           row_pitch_ * index_t(sizeof(T));
+    return slots_of(segment) * segment.dk.extent(0) * segment.rows.k.extent(1) * segment.rows.k.extent(2) * row_pitch_ *
+           index_t(sizeof(T));
   }
 
   /// Of the gradients by what score mods learn, one set a task.
@@ -292,8 +291,7 @@ class softmax_backward_run {
     });
   }
 
-  void differentiate(gradient_workspace<S, A>& space, index_t number, std::byte* shared,
-                     double* parameter_sums) const {
+  void differentiate(gradient_workspace<S, A>& space, index_t number, std::byte* shared, double* parameter_sums) const {
     const index_t part = number % partition_.parts, unit = number / partition_.parts % partition_.units;
     const index_t sequence = number / (partition_.parts * partition_.units), queries = rows_.queries(sequence);
     if (part >= partition_.parts_of(queries)) return;
@@ -346,7 +344,11 @@ class softmax_backward_run {
 
   gradient_workspace<S, A> space_at(std::byte* memory) const noexcept {
     scratch_cursor cursor(memory);
-    return {cursor, features_, value_features_, static_cast<bool>(rows_.bias), static_cast<bool>(rows_.dbias),
+    return {cursor,
+            features_,
+            value_features_,
+            static_cast<bool>(rows_.bias),
+            static_cast<bool>(rows_.dbias),
             own_rows() * row_pitch_};
   }
 
@@ -371,7 +373,12 @@ class softmax_backward_run {
   template <class Segment>
   meeting meet(const query_rows& at, const Segment& segment, index_t group) const {
     constexpr index_t keys = shape::keys;
-    meeting m{source_of(segment.rows, at.sequence, group), {}, {}, static_cast<int>(segment.rows.kv_offset), 0, 0,
+    meeting m{source_of(segment.rows, at.sequence, group),
+              {},
+              {},
+              static_cast<int>(segment.rows.kv_offset),
+              0,
+              0,
               segment.rows.log_weight ? segment.rows.log_weight[at.head] * log2_e<T> : T(0)};
     if (m.source.count == 0 || m.log_weight2 == -std::numeric_limits<T>::infinity()) return m;
     if (rows_.bias) m.bias = {&rows_.bias(at.sequence, at.head, 0, 0), rows_.bias.stride(2), rows_.bias.stride(3)};
@@ -397,7 +404,8 @@ class softmax_backward_run {
   class bias_owners {
    public:
     explicit bias_owners(const softmax_gradient_rows<S>& rows) noexcept {
-      const index_t all[4] = {rows.q.extent(0), rows.q.extent(1), (rows.q.extent(2) + shape::queries - 1) / shape::queries,
+      const index_t all[4] = {rows.q.extent(0), rows.q.extent(1),
+                              (rows.q.extent(2) + shape::queries - 1) / shape::queries,
                               (rows.bias.extent(3) + shape::keys - 1) / shape::keys};
       bool sums = false;
       for (int axis = 0; axis < 4; ++axis) {
@@ -617,8 +625,7 @@ class softmax_backward_run {
         const T* const from = sums + ((batch * groups + g) * segment.rows.k.extent(2) + first + j) * row_pitch_;
         const index_t apart = segment.dk.extent(0) * step;
         sum_rows<T, A>(from, apart, used, same_type, &segment.dk(batch, g, first + j, 0), features_);
-        sum_rows<T, A>(from + key_pitch_, apart, used, same_type, &segment.dv(batch, g, first + j, 0),
-                       value_features_);
+        sum_rows<T, A>(from + key_pitch_, apart, used, same_type, &segment.dv(batch, g, first + j, 0), value_features_);
       }
     }
   }

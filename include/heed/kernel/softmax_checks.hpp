@@ -42,8 +42,8 @@ void check_scores(const checker& check, const view<const S, 4>& q, const view<co
 
 /// A tensor [B,H,N,E] beside q, of some E.
 template <class S>
-void check_value_rows(const checker& check, const view<const S, 4>& q, const std::type_identity_t<view<const S, 4>>& rows,
-                      const char* name) {
+void check_value_rows(const checker& check, const view<const S, 4>& q,
+                      const std::type_identity_t<view<const S, 4>>& rows, const char* name) {
   for (const auto& [axis, meaning] : {std::pair{0, "B, as q"}, {1, "H, as q"}, {2, "N, as q"}})
     check.extent(rows, name, axis, q.extent(axis), meaning);
 }
@@ -63,7 +63,8 @@ void check_queries(const checker& check, const view<const S, 4>& q, const view<S
 
 template <class S>
 void check_keys(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k, const view<const S, 4>& v,
-                const std::type_identity_t<view<const S, 4>>& out, const char* k_name, const char* v_name, bool shared_batch = false) {
+                const std::type_identity_t<view<const S, 4>>& out, const char* k_name, const char* v_name,
+                bool shared_batch = false) {
   check.tensor(k, k_name);
   check.tensor(v, v_name);
   if (!(shared_batch && k.extent(0) == 1)) check.extent(k, k_name, 0, q.extent(0), "B, as q");

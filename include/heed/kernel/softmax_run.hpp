@@ -147,7 +147,11 @@ void attend_segment(softmax_workspace<S, A>& space, int first_tile, int tile_cou
   const T log_weight = segment.log_weight ? segment.log_weight[at.head] : T(0);
   if (log_weight == -std::numeric_limits<T>::infinity()) return;
   bias_rows<S> bias;
-  if (rows.bias) bias = {&rows.bias(batch, at.head, 0, 0), rows.bias.stride(2), rows.bias.stride(3)};
+  if (rows.bias) {
+    const index_t query_stride = rows.bias.stride(2), key_stride = rows.bias.stride(3);
+    bias = {&rows.bias(batch, at.head, 0, 0), query_stride, key_stride,
+            query_stride != 0 && key_stride == 1 && queries * source.count * index_t(sizeof(S)) > near_bytes};
+  }
   const index_t q_offset = segment.q_offset.or_default(source.count - queries);
   const index_t first = at.first + first_tile * shape::queries;
   // Of the largest task that these tiles may be part of: their walk must not depend on how many are together.

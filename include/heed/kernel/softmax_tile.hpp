@@ -49,6 +49,7 @@ class softmax_tile {
         scores_(shared.scores) {}
 
   int count() const noexcept { return count_; }
+  int vectors() const noexcept { return groups_; }
 
   /// Loads `count` query rows, times `factor`. clear() must follow.
   template <class S>
@@ -75,14 +76,15 @@ class softmax_tile {
   }
 
   /// Absorbs a block of keys, of which the mask may hide any pair if `partial`, none otherwise. `bias`: [key][lane], or
-  /// null. `log_weight2` is added to every base-2 logit.
+  /// null. `log_weight2` is added to every base-2 logit. What `ahead` holds is called meanwhile, over one unit of
+  /// work for each key and vector of queries.
   template <class Source, class Mask, class... Mods>
   void absorb(const key_block<Source, T, A>& block, tile_place place, const T* bias, T log_weight2, bool partial,
-              const Mask& mask, const score_chain<Mods...>& chain) {
+              prefetcher& ahead, const Mask& mask, const score_chain<Mods...>& chain) {
     tile_run runs[most_runs<T, A>];
     const int used = split_by_mask<T, A>(mask, place, count_, block.count(), partial, runs);
     for (int i = 0; i < used; ++i) {
-      const bool excluded = weigh(block, runs[i], place, bias, log_weight2, mask, chain);
+      const bool excluded = weigh(block, runs[i], place, bias, log_weight2, ahead, mask, chain);
       add_values(block, runs[i].part, care_ != tile_care::none && (excluded || runs[i].masked != 0));
     }
   }
@@ -164,7 +166,7 @@ class softmax_tile {
   /// finish_scores does.
   template <class Source, class Mask, class... Mods>
   bool weigh(const key_block<Source, T, A>& block, const tile_run& run, tile_place place, const T* bias, T log_weight2,
-             const Mask& mask, const score_chain<Mods...>& chain) {
+             prefetcher& ahead, const Mask& mask, const score_chain<Mods...>& chain) {
     alignas(64) T start[pitch];
     alignas(64) T total[pitch];
     const unsigned vectors = (1u << run.part.high) - (1u << run.part.low);
@@ -177,7 +179,7 @@ class softmax_tile {
           (P(log_weight2) - P::load_aligned(reference_ + g * width)).store_aligned(start + g * width);
           P(T(0)).store_aligned(total + g * width);
         }
-        const bool some = score(block, rest, run.masked, place, bias, start, true, total, mask, chain);
+        const bool some = score(block, rest, run.masked, place, bias, start, true, total, ahead, mask, chain);
         // Lanes without a query may hold anything.
         std::fill(total + std::min(count_, rest.high * width), total + rest.high * width, T(0));
         // A sum within the bound proves every weight within it. NaN fails the comparison and takes the long way.
@@ -195,7 +197,7 @@ class softmax_tile {
       }
       std::fill_n(start + rest.low * width, (rest.high - rest.low) * width, log_weight2);
       std::fill_n(total + rest.low * width, (rest.high - rest.low) * width, -std::numeric_limits<T>::infinity());
-      excluded = score(block, rest, run.masked, place, bias, start, false, total, mask, chain) || excluded;
+      excluded = score(block, rest, run.masked, place, bias, start, false, total, ahead, mask, chain) || excluded;
       std::fill(total + std::min(count_, rest.high * width), total + rest.high * width,
                 -std::numeric_limits<T>::infinity());
       const bool raised = raise_reference(total, {run.part.first, done, rest.low, rest.high});
@@ -211,7 +213,8 @@ class softmax_tile {
   /// cache.
   template <class Source, class Mask, class... Mods>
   bool score(const key_block<Source, T, A>& block, tile_part part, unsigned masked, tile_place place, const T* bias,
-             const T* start, bool weigh, T* total, const Mask& mask, const score_chain<Mods...>& chain) {
+             const T* start, bool weigh, T* total, prefetcher& ahead, const Mask& mask,
+             const score_chain<Mods...>& chain) {
     alignas(64) static constexpr T zeros[pitch] = {};
     const bool plain = chain.plain();
     bool excluded = false;
@@ -221,8 +224,13 @@ class softmax_tile {
         const T* const queries = queries_ + v * width;
         if constexpr (n == shape::vectors && shape::fuse_exp) {
           if (weigh && plain && bias == nullptr && masked == 0) {
-            weight_panel<n, T, A>(rows, stride, count, queries, features_, start + v * width, total + v * width,
-                                  scores_ + row * pitch + v * width);
+            constexpr int most = 8 * shape::rows(n);
+            for (int j = 0; j < count; j += most) {
+              const int some = std::min(most, count - j);
+              weight_panel<n, T, A>(rows + j * stride, stride, some, queries, features_, start + v * width,
+                                    total + v * width, scores_ + (row + j) * pitch + v * width);
+              ahead.issue(some * n);
+            }
             return;
           }
         }
@@ -236,6 +244,7 @@ class softmax_tile {
           excluded = finish_scores<T, A>(scores_, bias, total, start, {at, some, v, v + n}, place, hides, weigh,
                                          care_ != tile_care::none, mask, chain) ||
                      excluded;
+          ahead.issue(some * n);
           j += some;
         }
       });

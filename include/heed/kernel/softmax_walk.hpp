@@ -44,11 +44,16 @@ HEED_INLINE mask_pack<T, A> visible(const windowed<Mask>& mask, const basic_posi
   return seen;
 }
 
+/// What is larger does not stay in a second-level cache beside the tiles.
+inline constexpr index_t near_bytes = 1 << 20;
+
 /// Additive bias of one (batch entry, head): element (i, j) is data[i * query_stride + j * key_stride].
 template <class S>
 struct bias_rows {
   const S* data = nullptr;
   index_t query_stride = 0, key_stride = 0;
+  /// Too large for the second-level cache, and read row by row.
+  bool far = false;
 };
 
 /// to[key][lane] = bias(first_query + lane, first_key + key).
@@ -75,6 +80,17 @@ void load_bias(const bias_rows<S>& bias, index_t first_query, int queries, index
   }
 }
 
+/// Adds part `part` of `parts` of keys [first, first + count) and their values.
+template <class Source, class T, class A>
+void call_rows(prefetcher& ahead, const Source& source, index_t first, index_t count, int part, int parts,
+               const tile_buffers<T, A>& buffers) noexcept {
+  const index_t begin = first + count * part / parts, end = first + count * (part + 1) / parts;
+  const auto k = source.keys(begin, end - begin);
+  const auto v = source.values(begin, end - begin);
+  ahead.add(k.data, k.stride, k.count, buffers.features);
+  ahead.add(v.data, v.stride, v.count, buffers.value_features);
+}
+
 /// Lets loaded tiles of successive queries attend to all keys of a source that the mask shows them. `place` and
 /// `first_query` are those of the first.
 ///
@@ -91,9 +107,17 @@ void attend(softmax_tile<T, A>* tiles, int tile_count, const tile_buffers<T, A>&
   const index_t begin = std::max<index_t>(0, index_t(range.begin) - kv_offset) / keys;
   const index_t end = (std::min<index_t>(source.count, index_t(range.end) - kv_offset) + keys - 1) / keys;
   if (begin >= end) return;
-  const auto visit = [&](index_t block_index) {
-    const index_t first = block_index * keys;
+  const index_t start = std::clamp((nearest - kv_offset) / keys, begin, end - 1);
+  const auto after = [&](index_t block) {
+    if (block > start) return block + 1;
+    return block > begin ? block - 1 : start + 1;
+  };
+  // What fits the second-level cache is called there by its first use.
+  const bool far = source.count * (buffers.features + buffers.value_features) * index_t(sizeof(S)) > near_bytes;
+  for (index_t at = start; at < end; at = after(at)) {
+    const index_t first = at * keys;
     const int count = static_cast<int>(std::min(keys, source.count - first));
+    const index_t next = after(at) * keys;
     tile_place here = place;
     here.key = static_cast<int>(first) + kv_offset;
     std::optional<key_block<Source, T, A>> block;
@@ -103,13 +127,24 @@ void attend(softmax_tile<T, A>* tiles, int tile_count, const tile_buffers<T, A>&
           mask.classify(here.b, here.h, here.query, here.query + tile.count(), here.key, here.key + count);
       if (seen == tile_class::empty) continue;
       if (!block) block.emplace(source, first, count, buffers);
-      if (bias.data != nullptr) load_bias<T, A>(bias, first_query + i * size, tile.count(), first, count, buffers.bias);
-      tile.absorb(*block, here, buffers.bias, log_weight2, seen == tile_class::partial, mask, chain);
+      prefetcher ahead;
+      // Each tile calls its share of the next block.
+      if (far && next < end * keys)
+        call_rows(ahead, source, next, std::min(keys, source.count - next), i, tile_count, buffers);
+      if (bias.data != nullptr) {
+        load_bias<T, A>(bias, first_query + i * size, tile.count(), first, count, buffers.bias);
+        // The next tile's rows, or the first tile's for the next block.
+        const int other = i + 1 < tile_count ? i + 1 : 0;
+        const index_t key = other != 0 ? first : next;
+        if (bias.far && key < end * keys)
+          ahead.add(bias.data + (first_query + other * size) * bias.query_stride + key, bias.query_stride,
+                    tiles[other].count(), std::min(keys, source.count - key));
+      }
+      ahead.spread(count * tile.vectors());
+      tile.absorb(*block, here, buffers.bias, log_weight2, seen == tile_class::partial, ahead, mask, chain);
+      ahead.finish();
     }
-  };
-  const index_t start = std::clamp((nearest - kv_offset) / keys, begin, end - 1);
-  for (index_t block = start; block >= begin; --block) visit(block);
-  for (index_t block = start + 1; block < end; ++block) visit(block);
+  }
 }
 
 }  // namespace detail

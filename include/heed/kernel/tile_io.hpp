@@ -1,7 +1,7 @@
 /// Between row-major tensors and transposed tiles [row][lane].
 #pragma once
 
-#include <heed/core/scratch.hpp>
+#include <heed/kernel/prefetch.hpp>
 #include <heed/simd/convert.hpp>
 #include <heed/simd/transpose.hpp>
 
@@ -9,13 +9,6 @@
 
 HEED_ARCH_BEGIN
 namespace detail {
-
-/// Calls a row into the cache, to be read (0) or written (1).
-template <int Write, class S>
-HEED_INLINE void prefetch_row(const S* row, index_t features) noexcept {
-  constexpr index_t step = cache_line / index_t(sizeof(S));
-  for (index_t i = 0; i < features; i += step) __builtin_prefetch(row + i, Write, 3);
-}
 
 /// to[d][lane] = factor * rows[lane][d] for one vector of lanes; lanes from `count` on get 0.
 template <int Pitch, class T, class A, class S>

@@ -164,14 +164,14 @@ HEED_INLINE constexpr S to_real(const S&, const I& index) noexcept {
 
 namespace detail {
 
-/// `lookup` in a table of integers, with integers as the result. A pack of indices looks up lane by lane.
+/// `lookup` in a table of integers, with integers as the result.
 template <class I>
 HEED_INLINE constexpr auto lookup_integer(const view<const std::int32_t, 1>& table, const I& index,
                                           int fallback) noexcept {
   if constexpr (std::is_integral_v<I>)
     return static_cast<int>(lookup(table, index, fallback));
   else
-    return index.each_lane([&](int i) { return static_cast<int>(lookup(table, i, fallback)); });
+    return index.lookup_in(table, fallback);
 }
 
 /// `and`, `or` of two answers, each a plain truth value or a pack of them. Operator `&` would turn bools into an int.

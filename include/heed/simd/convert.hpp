@@ -54,15 +54,15 @@ HEED_INLINE pack<T, A> load_first_as(const S* from, int n) noexcept {
 
 /// The bits of bfloat16 in the upper half of each lane: rounded to nearest even, NaN quieted.
 template <class A>
-HEED_INLINE xsimd::batch<std::uint32_t, A> bfloat16_bits(pack<float, A> value) noexcept {
-  using bits_batch = xsimd::batch<std::uint32_t, A>;
+HEED_INLINE batch<std::uint32_t, A> bfloat16_bits(pack<float, A> value) noexcept {
+  using bits_batch = batch<std::uint32_t, A>;
   const bits_batch bits = reinterpret_batch<bits_batch>(value.value);
   const bits_batch rounded = bits + (bits_batch(0x7fffu) + ((bits >> 16) & bits_batch(1u)));
   // xsimd 8 cannot select 32-bit integers under AVX-512 at -O0, floats it can.
-  using float_batch = xsimd::batch<float, A>;
+  using float_batch = batch<float, A>;
   const auto quieted = reinterpret_batch<float_batch>(bits | bits_batch(0x400000u));
   return reinterpret_batch<bits_batch>(
-      xsimd::select((value != value).value, quieted, reinterpret_batch<float_batch>(rounded)));
+      select((value != value).value, quieted, reinterpret_batch<float_batch>(rounded)));
 }
 
 /// One register to consecutive elements of a storage type, rounded to nearest even.

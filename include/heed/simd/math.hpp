@@ -56,18 +56,21 @@ HEED_INLINE constexpr const auto& exp2_terms() noexcept {
     return exp2_round_6;
 }
 
-/// p * 2^n for the n that `shifted` = n + 1.5 * 2^mantissa holds in its low bits. p must be in [1/2, 2).
-template <class T, class A>
-HEED_INLINE pack<T, A> scale_by_power(pack<T, A> p, pack<T, A> shifted) noexcept {
-  using real_batch = typename pack<T, A>::batch_type;
-  using bits_batch = xsimd::batch<lane_int_t<T>, A>;
-  const bits_batch exponent = reinterpret_batch<bits_batch>(shifted.value) << (std::numeric_limits<T>::digits - 1);
-  return {reinterpret_batch<real_batch>(reinterpret_batch<bits_batch>(p.value) + exponent)};
-}
-
-/// Adding this leaves round(x) in the low bits of the sum; subtracting it again leaves round(x).
+/// Adding this leaves round(x) plus the exponent bias in the low bits of the sum; subtracting it again leaves round(x).
 template <class T>
-inline constexpr T rounding_shift = T(1.5) * T(lane_int_t<T>(1) << (std::numeric_limits<T>::digits - 1));
+inline constexpr T rounding_shift =
+    T(1.5) * T(lane_int_t<T>(1) << (std::numeric_limits<T>::digits - 1)) + T(std::numeric_limits<T>::max_exponent - 1);
+
+/// 2^n for the n with `shifted` = n + rounding_shift, where 2^n is a normal number.
+///
+/// A factor, where adding n to an exponent would do: that makes numbers of some NaNs, a product keeps them all.
+template <class T, class A>
+HEED_INLINE pack<T, A> power_of_two(pack<T, A> shifted) noexcept {
+  using real_batch = typename pack<T, A>::batch_type;
+  using bits_batch = batch<lane_int_t<T>, A>;
+  return {reinterpret_batch<real_batch>(reinterpret_batch<bits_batch>(shifted.value)
+                                        << (std::numeric_limits<T>::digits - 1))};
+}
 
 /// Whether exp2_bounded gives infinity for what is too large. Elsewhere it gives anything then.
 template <class T, class A>
@@ -95,7 +98,8 @@ HEED_INLINE pack<T, A> exp2_bounded(pack<T, A> x) noexcept {
     const pack<T, A> shift(rounding_shift<T>);
     const pack<T, A> shifted = x + shift;
     const pack<T, A> p = horner(x - (shifted - shift), exp2_terms<P, T>());
-    return select(x < pack<T, A>(std::numeric_limits<T>::min_exponent - 1), pack<T, A>(T(0)), scale_by_power(p, shifted));
+    return select(x < pack<T, A>(std::numeric_limits<T>::min_exponent - 1), pack<T, A>(T(0)),
+                  p * power_of_two(shifted));
   }
 }
 
@@ -109,12 +113,13 @@ inline constexpr T top_exponent = T(std::numeric_limits<T>::max_exponent);
 template <class T, class A>
 HEED_INLINE pack<T, A> exp2(pack<T, A> x) noexcept {
   const pack<T, A> top(detail::top_exponent<T> - 2);
-  const pack<T, A> lowered = min(select(x > top, x - pack<T, A>(T(4)), x), top);
-  const pack<T, A> y = detail::exp2_bounded<detail::precision::full>(select(x == x, lowered, x));
+  const pack<T, A> lowered = min(top, select(x > top, x - pack<T, A>(T(4)), x));
+  const pack<T, A> y = detail::exp2_bounded<detail::precision::full>(lowered);
   return select(x > top, y * pack<T, A>(T(16)), y);
 }
 
-/// e^x. 1.25 ulp (float, double) with fused multiply-add, 2 ulp without; limits as exp2.
+/// e^x. 1.25 ulp (float, double) with fused multiply-add, 2 ulp without. Overflow gives inf, results below the normal
+/// range are subnormal or 0, NaN stays NaN.
 template <class T, class A>
 HEED_INLINE pack<T, A> exp(pack<T, A> x) noexcept {
   using P = pack<T, A>;
@@ -123,22 +128,21 @@ HEED_INLINE pack<T, A> exp(pack<T, A> x) noexcept {
   const P ln2_high(T(is_float ? 0.693359375 : 0.693147180369123816490));
   const P ln2_low(T(is_float ? -2.12194440054690583e-4 : 1.90821492927058770002e-10));
   const P log2e(T(1.44269504088896340736)), shift(detail::rounding_shift<T>);
-  // Beyond these bounds the result is 0 or inf anyway; clamping keeps the exponent in its field.
-  const P bounded = min(max(x, P(T(is_float ? -104 : -746))), P(T(is_float ? 89 : 710)));
+  // Beyond these bounds the result is 0 or inf anyway; clamping keeps the exponent in its field. NaN passes.
+  const P bounded = min(P(T(is_float ? 89 : 710)), max(P(T(is_float ? -104 : -746)), x));
   const P n = (bounded * log2e + shift) - shift;
   const P r = fma(n, -ln2_low, fma(n, -ln2_high, bounded));
   const P p = detail::horner(r * log2e, detail::exp2_terms<detail::precision::full, T>());
   // 2^n in two factors: n itself may be one step outside the exponent field at either end.
-  const P n_first = (n * P(T(0.5)) + shift) - shift;
-  const P y = detail::scale_by_power(P(T(1)), n_first + shift) * p * detail::scale_by_power(P(T(1)), n - n_first + shift);
-  return select(x == x, y, x);
+  const P half = n * P(T(0.5)) + shift;
+  return detail::power_of_two(half) * p * detail::power_of_two(n - (half - shift) + shift);
 }
 
 /// tanh x. Float: 6 ulp, from a rational function with x P(x^2) / Q(x^2) and exact at 0; double: xsimd's, 2 ulp.
 template <class T, class A>
 HEED_INLINE pack<T, A> tanh(pack<T, A> x) noexcept {
   if constexpr (std::is_same_v<T, double>) {
-    return {xsimd::tanh(x.value)};
+    return {tanh(x.value)};
   } else {
     using P = pack<T, A>;
     // Minimax for the quotient with tanh x / x on [0, 9.02]; beyond, tanh rounds to 1.
@@ -160,11 +164,11 @@ HEED_INLINE pack<T, A> sigmoid(pack<T, A> x) noexcept {
 /// Natural logarithm, log(1 + x): xsimd's, 1-2 ulp.
 template <class T, class A>
 HEED_INLINE pack<T, A> log(pack<T, A> x) noexcept {
-  return {xsimd::log(x.value)};
+  return {log(x.value)};
 }
 template <class T, class A>
 HEED_INLINE pack<T, A> log1p(pack<T, A> x) noexcept {
-  return {xsimd::log1p(x.value)};
+  return {log1p(x.value)};
 }
 
 HEED_ARCH_END

@@ -3,7 +3,6 @@
 
 #include <heed/core/tensor.hpp>
 
-#include <array>
 #include <cstddef>
 #include <cstdlib>
 #include <fstream>
@@ -11,6 +10,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "reference/softmax.hpp"

@@ -76,6 +76,7 @@ TEST_CASE("softmax_backward agrees with its definition where queries and keys ar
   }
 }
 
-TEMPLATE_TEST_CASE("softmax_backward agrees with its definition on every instruction set", "", float, double) {
-  support::for_each_arch([](auto arch) { check_arch<TestType, decltype(arch)>(); });
+TEST_CASE("softmax_backward agrees with its definition on every instruction set") {
+  support::for_each_arch([](auto arch) { check_arch<float, decltype(arch)>(); });
+  check_arch<double, heed::default_arch>();
 }

@@ -1,0 +1,1 @@
+#include "../../examples/dispatch/attention.hpp"

@@ -1,0 +1,12 @@
+#include <heed/softmax.hpp>
+
+#include <cstddef>
+#include <tuple>
+#include <vector>
+
+extern heed::index_t B, H, N, D, E;
+extern const float* data;
+extern heed::tensor<float, 4> q, k, v, out, k_prefix, v_prefix, k_own, v_own, kp, vp, out_a, out_b, dout, dq, dk, dv;
+extern heed::tensor<float, 3> lse, lse_a, lse_b;
+extern heed::tensor<float, 1> w;
+extern heed::softmax_segment<float> prefix, own;
