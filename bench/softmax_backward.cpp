@@ -2,9 +2,9 @@
 ///
 ///     heed_bench_softmax_backward [--benchmark_filter=REGEX] [--benchmark_out=FILE --benchmark_out_format=json]
 ///
-/// Names: softmax/backward/<dtype>/<case>/B/H/N/D/threads. FLOPs: five products, 2 per multiply-add of the visible pairs,
-/// so causal counts half. `share_best` and `share_median` are over the samples of one benchmark, each divided by its own
-/// peak.
+/// Names: softmax/backward/<dtype>/<case>/B/H/N/D/threads. FLOPs: five products, 2 per multiply-add of the visible
+/// pairs, so causal counts half. `share_best` and `share_median` are over the samples of one benchmark, each divided by
+/// its own peak.
 #include <heed/softmax.hpp>
 
 #include "support/peak.hpp"
@@ -28,9 +28,15 @@ struct problem {
   using real = heed::accumulator_t<T>;
 
   explicit problem(const shape& s)
-      : q({s.batch, s.heads, s.n, s.d}), k({s.batch, s.kv_heads, s.n, s.d}), v({s.batch, s.kv_heads, s.n, s.d}),
-        out({s.batch, s.heads, s.n, s.d}), dout({s.batch, s.heads, s.n, s.d}), dq({s.batch, s.heads, s.n, s.d}),
-        dk({s.batch, s.kv_heads, s.n, s.d}), dv({s.batch, s.kv_heads, s.n, s.d}), lse({s.batch, s.heads, s.n}) {
+      : q({s.batch, s.heads, s.n, s.d}),
+        k({s.batch, s.kv_heads, s.n, s.d}),
+        v({s.batch, s.kv_heads, s.n, s.d}),
+        out({s.batch, s.heads, s.n, s.d}),
+        dout({s.batch, s.heads, s.n, s.d}),
+        dq({s.batch, s.heads, s.n, s.d}),
+        dk({s.batch, s.kv_heads, s.n, s.d}),
+        dv({s.batch, s.kv_heads, s.n, s.d}),
+        lse({s.batch, s.heads, s.n}) {
     std::mt19937 generator(7);
     std::normal_distribution<float> normal;
     for (auto* tensor : {&q, &k, &v, &dout})
@@ -87,9 +93,11 @@ void add(const std::string& dtype, const std::string& label, const shape& s, boo
     const std::string name = "softmax/backward/" + dtype + "/" + label + "/" + std::to_string(s.batch) + "/" +
                              std::to_string(s.heads) + "/" + std::to_string(s.n) + "/" + std::to_string(s.d) + "/" +
                              std::to_string(threads);
-    benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
-      measure<T>(state, s, threads, pairs, options, mods...);
-    })->UseManualTime()->Iterations(samples)->Unit(benchmark::kMillisecond);
+    benchmark::RegisterBenchmark(
+        name.c_str(), [=](benchmark::State& state) { measure<T>(state, s, threads, pairs, options, mods...); })
+        ->UseManualTime()
+        ->Iterations(samples)
+        ->Unit(benchmark::kMillisecond);
   }
 }
 

@@ -181,8 +181,7 @@ class gradient_tile {
     for (int g = run.part.low; g < run.part.high; ++g)
       (P::load_aligned(start_ + g * width) + P(log_weight2)).store_aligned(start + g * width);
     // Whether panels can finish what they have in registers.
-    const bool fused =
-        shape::fuse_exp && First == by_product && chain.plain() && bias == nullptr && run.masked == 0;
+    const bool fused = shape::fuse_exp && First == by_product && chain.plain() && bias == nullptr && run.masked == 0;
     T* const weights = buffers_->scores;
     T* const gradients = buffers_->gradients;
     block.for_keys(run.part.first, run.part.count, [&](const T* rows, index_t stride, int count, int row) {
@@ -212,7 +211,8 @@ class gradient_tile {
             return;
           }
         }
-        key_panel<n, T, A>(rows, stride, count, upstream, buffers_->value_features, offset_ + v * width, gradients + at);
+        key_panel<n, T, A>(rows, stride, count, upstream, buffers_->value_features, offset_ + v * width,
+                           gradients + at);
       });
     });
     if (!fused) differentiate_scores<First>(run, place, bias, start, mask, chain, parameter_sums);

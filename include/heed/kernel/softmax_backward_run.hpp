@@ -460,8 +460,8 @@ class softmax_backward_run {
     }
   }
 
-  /// Calls use(place, part) for the parts of key blocks [first_block, last_block) that the loaded tile sees, while their
-  /// gradients are in the buffers, as gradient_tile::differentiate_logits leaves them.
+  /// Calls use(place, part) for the parts of key blocks [first_block, last_block) that the loaded tile sees, while
+  /// their gradients are in the buffers, as gradient_tile::differentiate_logits leaves them.
   template <int First, class Segment, class Use>
   void visit_logits(gradient_workspace<S, A>& space, const query_rows& at, const Segment& segment, index_t first_block,
                     index_t last_block, Use use) const {
@@ -478,9 +478,9 @@ class softmax_backward_run {
       if (seen == tile_class::empty) continue;
       const key_block<dense_source<S>, T, A> block(m.source, first, count, buffers);
       if (m.bias.data != nullptr) load_bias<T, A>(m.bias, at.first, at.count, first, count, buffers.bias);
-      space.tiles[0].template differentiate_logits<First>(
-          block, here, m.bias.data != nullptr ? buffers.bias : nullptr, m.log_weight2, seen == tile_class::partial,
-          segment.rows.mask, chain_, [&](tile_part part) { use(here, part); });
+      space.tiles[0].template differentiate_logits<First>(block, here, m.bias.data != nullptr ? buffers.bias : nullptr,
+                                                          m.log_weight2, seen == tile_class::partial, segment.rows.mask,
+                                                          chain_, [&](tile_part part) { use(here, part); });
     }
   }
 

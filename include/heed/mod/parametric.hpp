@@ -48,7 +48,8 @@ class parametric_score {
                             const std::array<typename detail::parameter_of<S>::type, K>&>
   HEED_INLINE S operator()(S score, const basic_position<Index>& at) const {
     std::array<typename detail::parameter_of<S>::type, K> w;
-    for (int i = 0; i < K; ++i) w[static_cast<std::size_t>(i)] = static_cast<typename detail::parameter_of<S>::type>(values_[i]);
+    for (int i = 0; i < K; ++i)
+      w[static_cast<std::size_t>(i)] = static_cast<typename detail::parameter_of<S>::type>(values_[i]);
     return S(f_(score, at, w));
   }
 
@@ -75,8 +76,8 @@ class parametric_score {
   view<double, 1> gradients_;
 };
 
-/// Makes f(score, at, w) a score mod with the K parameters w that `values` holds. softmax_backward writes the gradient by
-/// each to `gradients`, if given. Both are [K] and must outlive the mod; values are read anew in every call.
+/// Makes f(score, at, w) a score mod with the K parameters w that `values` holds. softmax_backward writes the gradient
+/// by each to `gradients`, if given. Both are [K] and must outlive the mod; values are read anew in every call.
 ///
 ///     auto mod = heed::with_parameters<1>([](auto s, auto at, const auto& w) { return s - w[0] * (at.q - at.kv); },
 ///                                         slope, slope_gradient);

@@ -71,8 +71,8 @@ double worst_gradient(const view<const S, Rank>& got, const view<const double, R
     if constexpr (Rank > 1) {
       worst = worse(worst, worst_gradient<S, Rank - 1>(got[i], expected[i], noise[i]));
     } else {
-      const double allowed = 2 * (roundoff<T> * noise[i] + roundoff<S> * std::fabs(expected[i])) +
-                             4096.0 * std::numeric_limits<T>::min();
+      const double allowed =
+          2 * (roundoff<T> * noise[i] + roundoff<S> * std::fabs(expected[i])) + 4096.0 * std::numeric_limits<T>::min();
       worst = worse(worst, relative_to(static_cast<double>(got[i]), expected[i], allowed));
     }
   }
@@ -84,7 +84,8 @@ template <class S>
 double worst_error(const backward_problem<S>& p, const reference::softmax_gradients& expected, index_t queries,
                    index_t keys) {
   const auto part = [](const auto& t, index_t rows) { return t.all().slice(2, 0, rows); };
-  double worst = worst_gradient<S, 4>(part(p.dq, queries), part(expected.dq, queries), part(expected.dq_noise, queries));
+  double worst =
+      worst_gradient<S, 4>(part(p.dq, queries), part(expected.dq, queries), part(expected.dq_noise, queries));
   worst = worse(worst, worst_gradient<S, 4>(part(p.dk, keys), part(expected.dk, keys), part(expected.dk_noise, keys)));
   return worse(worst, worst_gradient<S, 4>(part(p.dv, keys), part(expected.dv, keys), part(expected.dv_noise, keys)));
 }
@@ -106,8 +107,7 @@ double gradient_error_on(backward_problem<S>& p, softmax_backward_options<S> opt
                              arguments.cu_k.empty() ? p.k.extent(2) : arguments.cu_k.back());
   using T = heed::accumulator_t<S>;
   if (options.sink) worst = worse(worst, worst_gradient<T, 1>(p.dsink, expected.dsink, expected.dsink_noise));
-  if (options.dbias)
-    worst = worse(worst, worst_gradient<S, 4>(options.dbias, expected.dbias, expected.dbias_noise));
+  if (options.dbias) worst = worse(worst, worst_gradient<S, 4>(options.dbias, expected.dbias, expected.dbias_noise));
   return worst;
 }
 

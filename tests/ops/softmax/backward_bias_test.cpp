@@ -57,7 +57,10 @@ TEST_CASE("the gradient by a bias stands between softcap and score mods") {
   const shape s{2, 2, 1, 70, 150, 12, 8};
   const reference::score_function bent{[](double x, int, int, int, int) { return 2 * std::tanh(x); },
                                        [](double x, int, int, int, int) { return 2 - 2 * std::pow(std::tanh(x), 2); },
-                                       {}, 0, 2, 2};
+                                       {},
+                                       0,
+                                       2,
+                                       2};
   const index_t all[2][4] = {{2, 2, 70, 150}, {1, 2, 1, 150}};
   for (const auto& extents : all)
     check_bias<float>(s, extents, {.softcap = 3, .window_left = 60}, bent, [](auto x, auto) { return 2 * tanh(x); });

@@ -6,8 +6,7 @@
 using namespace softmax_test;
 
 // On one instruction set: what others do differently with 16-bit types, conversions, is tested for all of them.
-TEMPLATE_TEST_CASE("softmax_backward of 16-bit tensors agrees with its definition", "", heed::bfloat16,
-                   heed::float16) {
+TEMPLATE_TEST_CASE("softmax_backward of 16-bit tensors agrees with its definition", "", heed::bfloat16, heed::float16) {
   using S = TestType;
   unsigned seed = 0;
   // The first has kv heads enough that no task shares one; the second has not.

@@ -61,7 +61,8 @@ TEST_CASE("gradients of a packed batch are those of its sequences alone") {
       double worst = 0;
       for (index_t h = 0; h < a.extent(1); ++h)
         for (index_t i = 0; i < a.extent(2); ++i)
-          for (index_t d = 0; d < a.extent(3); ++d) worst = worse(worst, std::fabs(double(a(0, h, i, d) - b(0, h, i, d))));
+          for (index_t d = 0; d < a.extent(3); ++d)
+            worst = worse(worst, std::fabs(double(a(0, h, i, d) - b(0, h, i, d))));
       return worst <= 5e-6;
     };
     CHECK(close(own.dq, p.dq.all().slice(2, q0, q1)));

@@ -49,12 +49,17 @@ void check_table(index_t N, index_t M, index_t rows) {
                   },
                   static_cast<int>(rows) * distances, 1, 0});
   reference::append_score(arguments, {[](double s, int, int, int, int) { return 0.25 * s * s + s; },
-                                      [](double s, int, int, int, int) { return 0.5 * s + 1; }, {}, 0, 4, 0.5});
+                                      [](double s, int, int, int, int) { return 0.5 * s + 1; },
+                                      {},
+                                      0,
+                                      4,
+                                      0.5});
   const auto bend = [](auto s, auto) { return 0.25f * s * s + s; };
   backward_problem<S> p({2, 3, 1, N, M, 16, 12});
   softmax_backward_options<S> options{.softcap = 4, .window_right = 5};
   CAPTURE(N, M, rows, heed::dtype_name<S>);
-  CHECK(gradient_error_on<heed::default_arch, S>(p, options, arguments, heed::relative_bias{table, gradients}, bend) <= 1);
+  CHECK(gradient_error_on<heed::default_arch, S>(p, options, arguments, heed::relative_bias{table, gradients}, bend) <=
+        1);
   const auto expected = reference::softmax_backward<S>(p.q, p.k, p.v, p.dout, {}, arguments);
   constexpr double u = roundoff<typename backward_problem<S>::T>;
   for (index_t n = 0; n < rows * distances; ++n) {
@@ -91,26 +96,46 @@ double squash_slope(double s) { return 1 - std::pow(std::tanh(s / 1.5), 2); }
 
 TEST_CASE("the slope of named score mods reaches the gradients") {
   const reference::score_function cap{[](double s, int, int, int, int) { return squash(s); },
-                                      [](double s, int, int, int, int) { return squash_slope(s); }, {}, 0, 1, 1};
+                                      [](double s, int, int, int, int) { return squash_slope(s); },
+                                      {},
+                                      0,
+                                      1,
+                                      1};
   check_mods(cap, heed::softcap{1.5});
   check_mods<double>(cap, heed::softcap{1.5});
   const std::vector<float> factors{0.5f, 2.f, -1.f};
   check_mods({[&](double s, int, int h, int, int) { return factors[std::size_t(h)] * s; },
-              [&](double, int, int h, int, int) { return factors[std::size_t(h)]; }, {}, 0, 2, 0},
+              [&](double, int, int h, int, int) { return factors[std::size_t(h)]; },
+              {},
+              0,
+              2,
+              0},
              heed::temperature{factors});
   const auto slopes = heed::alibi_slopes(3);
   check_mods({[&](double s, int, int h, int p, int t) { return s - slopes(h) * std::abs(p - t); },
-              [](double, int, int, int, int) { return 1.0; }, {}, 0, 1, 0},
+              [](double, int, int, int, int) { return 1.0; },
+              {},
+              0,
+              1,
+              0},
              heed::symmetric_alibi{slopes});
   check_mods({[](double s, int, int, int, int) { return std::log(std::exp(s) + 0.5); },
-              [](double s, int, int, int, int) { return std::exp(s) / (std::exp(s) + 0.5); }, {}, 0, 1, 1},
+              [](double s, int, int, int, int) { return std::exp(s) / (std::exp(s) + 0.5); },
+              {},
+              0,
+              1,
+              1},
              heed::log_activation([](auto s) { return exp(s); }, 0.5));
 }
 
 TEST_CASE("the slope of lambdas reaches the gradients, for several queries at a time and for one") {
   const reference::score_function bent{
       [](double s, int, int h, int p, int t) { return 0.3 * s * s + (h + 1) * s - 0.01 * (p - t); },
-      [](double s, int, int h, int, int) { return 0.6 * s + h + 1; }, {}, 0, 8, 0.6};
+      [](double s, int, int h, int, int) { return 0.6 * s + h + 1; },
+      {},
+      0,
+      8,
+      0.6};
   check_mods(bent, [](auto s, auto at) { return 0.3f * s * s + (at.h + 1) * s - 0.01f * (at.q - at.kv); });
   check_mods(bent, [](auto s, position at) {
     return 0.3f * s * s + (at.h + 1) * s - 0.01f * static_cast<float>(at.q - at.kv);
@@ -124,9 +149,17 @@ TEST_CASE("score mods are differentiated one after the other, behind softcap and
     const softmax_backward_options<float> options{.softcap = 2, .bias = bias, .dlse = p.dlse, .window_right = right};
     reference::softmax_arguments arguments = arguments_of<float>(options);
     reference::append_score(arguments, {[](double s, int, int, int, int) { return squash(s); },
-                                        [](double s, int, int, int, int) { return squash_slope(s); }, {}, 0, 1, 1});
+                                        [](double s, int, int, int, int) { return squash_slope(s); },
+                                        {},
+                                        0,
+                                        1,
+                                        1});
     reference::append_score(arguments, {[](double s, int, int, int p_, int t) { return -2 * s + 0.01 * (p_ + t); },
-                                        [](double, int, int, int, int) { return -2.0; }, {}, 0, 2, 0});
+                                        [](double, int, int, int, int) { return -2.0; },
+                                        {},
+                                        0,
+                                        2,
+                                        0});
     CHECK(gradient_error_on<heed::default_arch, float>(p, options, arguments, heed::softcap{1.5}, [](auto s, auto at) {
             return -2 * s + 0.01f * (at.q + at.kv);
           }) <= 1);
@@ -145,22 +178,27 @@ TEMPLATE_TEST_CASE("gradients by the parameters of score mods", "", float, doubl
     const auto slope = heed::with_parameters<2>(
         [](auto s, auto at, const auto& w) { return w[0] * s - w[1] * w[0] * abs(at.q - at.kv); }, first, d_first);
     const auto constant = heed::with_parameters<1>([](auto s, auto, const auto& w) { return s * w[0] + w[0]; }, second);
-    const auto bend = heed::with_parameters<1>([](auto s, position, const auto& w) { return w[0] * tanh(s); }, second,
-                                               d_second);
+    const auto bend =
+        heed::with_parameters<1>([](auto s, position, const auto& w) { return w[0] * tanh(s); }, second, d_second);
     reference::softmax_arguments arguments;
     arguments.window_right = 9;
-    reference::append_score(
-        arguments, {[](double s, int, int, int q, int t) { return 1.25 * s - 0.05 * 1.25 * std::abs(q - t); },
-                    [](double, int, int, int, int) { return 1.25; },
-                    [](int n, double s, int, int, int q, int t) {
-                      return n == 0 ? s - 0.05 * std::abs(q - t) : -1.25 * std::abs(q - t);
-                    },
-                    2, 1.25, 1});
+    reference::append_score(arguments,
+                            {[](double s, int, int, int q, int t) { return 1.25 * s - 0.05 * 1.25 * std::abs(q - t); },
+                             [](double, int, int, int, int) { return 1.25; },
+                             [](int n, double s, int, int, int q, int t) {
+                               return n == 0 ? s - 0.05 * std::abs(q - t) : -1.25 * std::abs(q - t);
+                             },
+                             2, 1.25, 1});
     reference::append_score(arguments, {[](double s, int, int, int, int) { return 0.5 * s + 0.5; },
-                                        [](double, int, int, int, int) { return 0.5; }, {}, 0, 1, 0});
-    reference::append_score(arguments, {[](double s, int, int, int, int) { return 0.5 * std::tanh(s); },
-                                        [](double s, int, int, int, int) { return 0.5 * (1 - std::pow(std::tanh(s), 2)); },
-                                        [](int, double s, int, int, int, int) { return std::tanh(s); }, 1, 1, 1});
+                                        [](double, int, int, int, int) { return 0.5; },
+                                        {},
+                                        0,
+                                        1,
+                                        0});
+    reference::append_score(arguments,
+                            {[](double s, int, int, int, int) { return 0.5 * std::tanh(s); },
+                             [](double s, int, int, int, int) { return 0.5 * (1 - std::pow(std::tanh(s), 2)); },
+                             [](int, double s, int, int, int, int) { return std::tanh(s); }, 1, 1, 1});
     CAPTURE(N, M, heed::dtype_name<S>);
     CHECK(gradient_error_on<heed::default_arch, S>(p, {.window_right = 9}, arguments, slope, constant, bend) <= 1);
     const auto expected = reference::softmax_backward<S>(p.q, p.k, p.v, p.dout, {}, arguments);

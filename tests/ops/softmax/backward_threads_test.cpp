@@ -12,8 +12,11 @@ using namespace softmax_test;
 namespace {
 
 /// Units that several tasks share, units of their own, no queries, no keys.
-const shape shapes[] = {{1, 1, 1, 1100, 150, 16, 8}, {1, 4, 2, 300, 70, 9, 20}, {3, 8, 8, 40, 130, 8, 8},
-                        {2, 3, 1, 0, 10, 8, 8},      {2, 2, 1, 10, 0, 8, 8}};
+const shape shapes[] = {{1, 1, 1, 1100, 150, 16, 8},
+                        {1, 4, 2, 300, 70, 9, 20},
+                        {3, 8, 8, 40, 130, 8, 8},
+                        {2, 3, 1, 0, 10, 8, 8},
+                        {2, 2, 1, 10, 0, 8, 8}};
 
 template <class S>
 void check_executor(heed::executor_ref where, const char* name) {

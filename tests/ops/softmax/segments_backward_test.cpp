@@ -85,15 +85,13 @@ double segments_error(const segmented<S>& p, const std::vector<softmax_segment<S
     worst = worse(worst, worst_gradient<S, 4>(p.dvs[n], e.dv, e.dv_noise));
   }
   using T = heed::accumulator_t<S>;
-  if (options.sink)
-    worst = worse(worst, worst_gradient<T, 1>(p.dsink, expected.call.dsink, expected.call.dsink_noise));
+  if (options.sink) worst = worse(worst, worst_gradient<T, 1>(p.dsink, expected.call.dsink, expected.call.dsink_noise));
   return worst;
 }
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("gradients of segments are those of one softmax over all keys", "", float, double,
-                   heed::bfloat16) {
+TEMPLATE_TEST_CASE("gradients of segments are those of one softmax over all keys", "", float, double, heed::bfloat16) {
   using S = TestType;
   for (const shape& s : {shape{2, 4, 2, 45, 1, 16, 20}, shape{1, 2, 1, 600, 1, 8, 8}, shape{16, 1, 1, 3, 1, 8, 8}}) {
     segmented<S> p(s);
@@ -168,8 +166,8 @@ TEMPLATE_TEST_CASE("gradients of segments are bit-equal whoever runs the tasks, 
     shuffling_executor shuffled(shuffling_executor::order::shuffled, 3);
     const heed::executor_ref where = heed::executor(shuffled);
     const auto segments = p.segments();
-    const index_t bytes = heed::softmax_segments_backward_scratch_bytes<S>(p.q, segments, p.out, p.gradients,
-                                                                            {.executor = where});
+    const index_t bytes =
+        heed::softmax_segments_backward_scratch_bytes<S>(p.q, segments, p.out, p.gradients, {.executor = where});
     std::vector<unsigned char> memory(static_cast<std::size_t>(bytes + 64), 0xff);
     heed::softmax_segments_forward(p.q, segments, p.out, {.lse = p.lse});
     heed::softmax_segments_backward(p.q, segments, p.out, p.lse, p.dout, p.dq, p.gradients,
