@@ -25,6 +25,8 @@
 
 #define HEED_INLINE [[gnu::always_inline]] inline
 #define HEED_NOINLINE [[gnu::noinline]]
+/// For what runs once a call: translated for size, which costs the user's compiler less.
+#define HEED_COLD [[gnu::noinline, gnu::cold]]
 
 #if defined(__cpp_exceptions)
 #define HEED_EXCEPTIONS 1

@@ -86,7 +86,7 @@ class overlap_search {
     }
   }
 
-  bool meets(index_t delta, int k = 0) noexcept {
+  HEED_COLD bool meets(index_t delta, int k = 0) noexcept {
     if (k == count_) return delta < run_a_ && delta + run_b_ > 0;
     const level& here = levels_[k];
     const index_t first = max(here.low, -floor_divide(delta + here.rest_high + run_b_ - 1, here.stride));
@@ -118,7 +118,7 @@ class overlap_search {
 };
 
 /// True only if no byte belongs to both.
-HEED_NOINLINE inline bool disjoint(const footprint& x, const footprint& y) noexcept {
+HEED_COLD inline bool disjoint(const footprint& x, const footprint& y) noexcept {
   if (x.run == 0 || y.run == 0) return true;
   const auto delta = static_cast<index_t>(y.low - x.low);
   if (delta >= x.span() || -delta >= y.span()) return true;

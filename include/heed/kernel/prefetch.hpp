@@ -21,7 +21,7 @@ class prefetcher {
  public:
   /// Adds `rows` rows of `features` elements.
   template <class S>
-  void add(const S* first, index_t stride, index_t rows, index_t features) noexcept {
+  HEED_NOINLINE void add(const S* first, index_t stride, index_t rows, index_t features) noexcept {
     const index_t lines = (features * index_t(sizeof(S)) + cache_line - 1) / cache_line;
     ranges_[used_++] = {reinterpret_cast<const char*>(first), stride * index_t(sizeof(S)), rows, lines};
     lines_ += rows * lines;

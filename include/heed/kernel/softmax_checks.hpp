@@ -16,8 +16,8 @@ namespace detail {
 
 /// An output [B,H,N] of any strides, if there is one.
 template <class T, class S>
-void check_lse(const checker& check, const view<T, 3>& lse, const char* name, const view<const S, 4>& rows,
-               const char* meaning) {
+HEED_COLD void check_lse(const checker& check, const view<T, 3>& lse, const char* name, const view<const S, 4>& rows,
+                         const char* meaning) {
   if (!lse) return;
   for (int axis = 0; axis < 3; ++axis) {
     check.extent(lse, name, axis, rows.extent(axis), meaning);
@@ -30,8 +30,8 @@ void check_lse(const checker& check, const view<T, 3>& lse, const char* name, co
 
 /// How scores are made of products.
 template <class S>
-void check_scores(const checker& check, const view<const S, 4>& q, const view<const accumulator_t<S>, 1>& sink,
-                  const setting<double>& scale, double softcap) {
+HEED_COLD void check_scores(const checker& check, const view<const S, 4>& q,
+                            const view<const accumulator_t<S>, 1>& sink, const setting<double>& scale, double softcap) {
   check.require(std::isfinite(scale.or_default(1)), "options.scale", "a finite number", scale.or_default(1));
   check.require(std::isfinite(softcap) && softcap >= 0, "options.softcap", "a finite number, at least 0", softcap);
   if (!sink) return;
@@ -42,16 +42,16 @@ void check_scores(const checker& check, const view<const S, 4>& q, const view<co
 
 /// A tensor [B,H,N,E] beside q, of some E.
 template <class S>
-void check_value_rows(const checker& check, const view<const S, 4>& q,
-                      const std::type_identity_t<view<const S, 4>>& rows, const char* name) {
+HEED_COLD void check_value_rows(const checker& check, const view<const S, 4>& q,
+                                const std::type_identity_t<view<const S, 4>>& rows, const char* name) {
   for (const auto& [axis, meaning] : {std::pair{0, "B, as q"}, {1, "H, as q"}, {2, "N, as q"}})
     check.extent(rows, name, axis, q.extent(axis), meaning);
 }
 
 template <class S>
-void check_queries(const checker& check, const view<const S, 4>& q, const view<S, 4>& out,
-                   const view<accumulator_t<S>, 3>& lse, const view<const accumulator_t<S>, 1>& sink,
-                   const setting<double>& scale, double softcap) {
+HEED_COLD void check_queries(const checker& check, const view<const S, 4>& q, const view<S, 4>& out,
+                             const view<accumulator_t<S>, 3>& lse, const view<const accumulator_t<S>, 1>& sink,
+                             const setting<double>& scale, double softcap) {
   check.tensor(q, "q");
   check.output(out, "out");
   check.require(q.extent(3) > 0, "q.extent(3) (D)", "at least 1", q.extent(3));
@@ -62,9 +62,9 @@ void check_queries(const checker& check, const view<const S, 4>& q, const view<S
 }
 
 template <class S>
-void check_keys(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k, const view<const S, 4>& v,
-                const std::type_identity_t<view<const S, 4>>& out, const char* k_name, const char* v_name,
-                bool shared_batch = false) {
+HEED_COLD void check_keys(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k,
+                          const view<const S, 4>& v, const std::type_identity_t<view<const S, 4>>& out,
+                          const char* k_name, const char* v_name, bool shared_batch = false) {
   check.tensor(k, k_name);
   check.tensor(v, v_name);
   if (!(shared_batch && k.extent(0) == 1)) check.extent(k, k_name, 0, q.extent(0), "B, as q");
@@ -81,10 +81,11 @@ void check_keys(const checker& check, const view<const S, 4>& q, const view<cons
 
 /// What backward knows of its queries. `lse` and `dlse` have any strides.
 template <class S>
-void check_backward_queries(const checker& check, const view<const S, 4>& q, const view<const S, 4>& out,
-                            const view<const accumulator_t<S>, 3>& lse, const view<const S, 4>& dout,
-                            const view<S, 4>& dq, const view<const accumulator_t<S>, 3>& dlse,
-                            const view<const accumulator_t<S>, 1>& sink, const setting<double>& scale, double softcap) {
+HEED_COLD void check_backward_queries(const checker& check, const view<const S, 4>& q, const view<const S, 4>& out,
+                                      const view<const accumulator_t<S>, 3>& lse, const view<const S, 4>& dout,
+                                      const view<S, 4>& dq, const view<const accumulator_t<S>, 3>& dlse,
+                                      const view<const accumulator_t<S>, 1>& sink, const setting<double>& scale,
+                                      double softcap) {
   check.tensor(q, "q");
   check.tensor(out, "out");
   check.tensor(dout, "dout");
@@ -105,8 +106,9 @@ void check_backward_queries(const checker& check, const view<const S, 4>& q, con
 }
 
 template <class S>
-void check_key_gradients(const checker& check, const view<const S, 4>& k, const view<const S, 4>& v,
-                         const view<S, 4>& dk, const view<S, 4>& dv, const char* dk_name, const char* dv_name) {
+HEED_COLD void check_key_gradients(const checker& check, const view<const S, 4>& k, const view<const S, 4>& v,
+                                   const view<S, 4>& dk, const view<S, 4>& dv, const char* dk_name,
+                                   const char* dv_name) {
   check.output(dk, dk_name);
   check.output(dv, dv_name);
   for (int axis = 0; axis < 4; ++axis) {
@@ -116,8 +118,8 @@ void check_key_gradients(const checker& check, const view<const S, 4>& k, const 
 }
 
 template <class S, class T>
-void check_sink_gradient(const checker& check, const view<const S, 4>& q, const view<const T, 1>& sink,
-                         const view<T, 1>& dsink) {
+HEED_COLD void check_sink_gradient(const checker& check, const view<const S, 4>& q, const view<const T, 1>& sink,
+                                   const view<T, 1>& dsink) {
   if (!dsink) return;
   check.require(static_cast<bool>(sink), "options.dsink", "none without a sink", "an output");
   check.extent(dsink, "options.dsink", 0, q.extent(1), "H, as q");
@@ -126,7 +128,7 @@ void check_sink_gradient(const checker& check, const view<const S, 4>& q, const 
 }
 
 template <class S>
-void check_bias_gradient(const checker& check, const view<const S, 4>& bias, const view<S, 4>& dbias) {
+HEED_COLD void check_bias_gradient(const checker& check, const view<const S, 4>& bias, const view<S, 4>& dbias) {
   if (!dbias) return;
   check.require(static_cast<bool>(bias), "options.dbias", "none without a bias", "an output");
   check.output(dbias, "options.dbias");
@@ -134,8 +136,8 @@ void check_bias_gradient(const checker& check, const view<const S, 4>& bias, con
 }
 
 /// Positions are handed to mods as int.
-inline void check_positions(const checker& check, index_t queries, index_t keys, const setting<index_t>& q_offset,
-                            index_t kv_offset) {
+HEED_COLD inline void check_positions(const checker& check, index_t queries, index_t keys,
+                                      const setting<index_t>& q_offset, index_t kv_offset) {
   constexpr index_t limit = INT_MAX / 2;
   check.require(queries <= limit, "q.extent(2) (N)", "at most 2^30 - 1", queries);
   check.require(keys <= limit, "k.extent(2) (M)", "at most 2^30 - 1", keys);
@@ -145,12 +147,12 @@ inline void check_positions(const checker& check, index_t queries, index_t keys,
                 kv_offset);
 }
 
-inline void check_window(const checker& check, index_t left, index_t right) {
+HEED_COLD inline void check_window(const checker& check, index_t left, index_t right) {
   check.require(left >= -1, "options.window_left", "at least -1 (unbounded)", left);
   check.require(right >= -1, "options.window_right", "at least -1 (unbounded)", right);
 }
 
-inline void check_offsets(const checker& check, const sequence_offsets& cu, const char* name, index_t rows) {
+HEED_COLD inline void check_offsets(const checker& check, const sequence_offsets& cu, const char* name, index_t rows) {
   check.require(cu.size() >= 1, name, "at least one offset", cu.size());
   check.require(cu.at(0) == 0, name, "offsets that start at 0", cu.at(0));
   for (index_t s = 1; s < cu.size(); ++s)
@@ -162,8 +164,8 @@ inline void check_offsets(const checker& check, const sequence_offsets& cu, cons
 }
 
 template <class S>
-void check_packed(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k,
-                  const sequence_offsets& cu_q, const sequence_offsets& cu_k, bool bias) {
+HEED_COLD void check_packed(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k,
+                            const sequence_offsets& cu_q, const sequence_offsets& cu_k, bool bias) {
   if (!cu_q && !cu_k) return;
   check.require(static_cast<bool>(cu_q), "options.cu_seqlens_q", "offsets, as cu_seqlens_k is given", "none");
   check.require(static_cast<bool>(cu_k), "options.cu_seqlens_k", "offsets, as cu_seqlens_q is given", "none");
@@ -193,7 +195,7 @@ view<const S, 4> broadcast_bias(const checker& check, view<const S, 4> bias, ind
 
 /// An output that is given must not overlap any of the other tensors.
 template <class Output, class... Others>
-void check_aliasing(const checker& check, const Output& output, const char* name, const Others&... others) {
+HEED_COLD void check_aliasing(const checker& check, const Output& output, const char* name, const Others&... others) {
   if (!output) return;
   (check.no_overlap(output, name, others, "another tensor of the call"), ...);
 }

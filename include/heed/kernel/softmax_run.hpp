@@ -132,9 +132,9 @@ index_t softmax_worker_bytes(index_t features, index_t value_features, bool bias
 
 /// Attends `tile_count` tiles, from number `first_tile` of the task's rows on, to one segment.
 template <class A, class S, class Mask, class... Mods>
-void attend_segment(softmax_workspace<S, A>& space, int first_tile, int tile_count, const softmax_rows<S>& rows,
-                    const query_rows& at, const softmax_segment_rows<S, Mask>& segment,
-                    const score_chain<Mods...>& chain) {
+HEED_NOINLINE void attend_segment(softmax_workspace<S, A>& space, int first_tile, int tile_count,
+                                  const softmax_rows<S>& rows, const query_rows& at,
+                                  const softmax_segment_rows<S, Mask>& segment, const score_chain<Mods...>& chain) {
   using T = accumulator_t<S>;
   using shape = tile_shape<T, A>;
   const bool packed = static_cast<bool>(rows.cu_q);

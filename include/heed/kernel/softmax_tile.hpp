@@ -53,7 +53,7 @@ class softmax_tile {
 
   /// Loads `count` query rows, times `factor`. clear() must follow.
   template <class S>
-  void load_queries(const S* rows, index_t stride, int count, T factor) noexcept {
+  HEED_NOINLINE void load_queries(const S* rows, index_t stride, int count, T factor) noexcept {
     count_ = count;
     groups_ = (count + width - 1) / width;
     // Row by row, which the processor's own prefetcher follows; the transposition hops between rows.
@@ -79,8 +79,8 @@ class softmax_tile {
   /// null. `log_weight2` is added to every base-2 logit. What `ahead` holds is called meanwhile, over one unit of
   /// work for each key and vector of queries.
   template <class Source, class Mask, class... Mods>
-  void absorb(const key_block<Source, T, A>& block, tile_place place, const T* bias, T log_weight2, bool partial,
-              prefetcher& ahead, const Mask& mask, const score_chain<Mods...>& chain) {
+  HEED_NOINLINE void absorb(const key_block<Source, T, A>& block, tile_place place, const T* bias, T log_weight2,
+                            bool partial, prefetcher& ahead, const Mask& mask, const score_chain<Mods...>& chain) {
     tile_run runs[most_runs<T, A>];
     const int used = split_by_mask<T, A>(mask, place, count_, block.count(), partial, runs);
     for (int i = 0; i < used; ++i) {
@@ -103,7 +103,7 @@ class softmax_tile {
   }
 
   /// Whether all outputs are.
-  bool finite() const noexcept {
+  HEED_NOINLINE bool finite() const noexcept {
     alignas(64) T zeros[pitch];
     for (int g = 0; g < groups_; ++g) {
       // x * 0 is 0 for finite x and NaN otherwise.
@@ -117,7 +117,7 @@ class softmax_tile {
 
   /// o / l, or 0 where nothing was visible, to `count` rows of `out`.
   template <class S>
-  void store_output(S* out, index_t stride) const noexcept {
+  HEED_NOINLINE void store_output(S* out, index_t stride) const noexcept {
     for (int i = 0; i < count_; ++i) prefetch_row<1>(out + i * stride, value_features_);
     for (int g = 0; g < groups_; ++g) {
       const P l = P::load_aligned(sum_ + g * width);
@@ -165,8 +165,8 @@ class softmax_tile {
   /// Makes the scores of a run weights relative to the reference, which moves if it must. Returns what
   /// finish_scores does.
   template <class Source, class Mask, class... Mods>
-  bool weigh(const key_block<Source, T, A>& block, const tile_run& run, tile_place place, const T* bias, T log_weight2,
-             prefetcher& ahead, const Mask& mask, const score_chain<Mods...>& chain) {
+  HEED_NOINLINE bool weigh(const key_block<Source, T, A>& block, const tile_run& run, tile_place place, const T* bias,
+                           T log_weight2, prefetcher& ahead, const Mask& mask, const score_chain<Mods...>& chain) {
     alignas(64) T start[pitch];
     alignas(64) T total[pitch];
     const unsigned vectors = (1u << run.part.high) - (1u << run.part.low);
@@ -212,9 +212,9 @@ class softmax_tile {
   /// Products of a part and what finish_scores makes of them, a few keys at a time while they are in the first-level
   /// cache.
   template <class Source, class Mask, class... Mods>
-  bool score(const key_block<Source, T, A>& block, tile_part part, unsigned masked, tile_place place, const T* bias,
-             const T* start, bool weigh, T* total, prefetcher& ahead, const Mask& mask,
-             const score_chain<Mods...>& chain) {
+  HEED_NOINLINE bool score(const key_block<Source, T, A>& block, tile_part part, unsigned masked, tile_place place,
+                           const T* bias, const T* start, bool weigh, T* total, prefetcher& ahead, const Mask& mask,
+                           const score_chain<Mods...>& chain) {
     alignas(64) static constexpr T zeros[pitch] = {};
     const bool plain = chain.plain();
     bool excluded = false;
@@ -254,7 +254,7 @@ class softmax_tile {
 
   /// Moves the reference up to `top` where that exceeds it by more than the slack, and rescales what is relative to it:
   /// sums, outputs, and the weights of `pending`, which are not in the outputs yet. Returns whether it moved.
-  bool raise_reference(const T* top_of, tile_part pending) noexcept {
+  HEED_NOINLINE bool raise_reference(const T* top_of, tile_part pending) noexcept {
     bool raises = false;
     const P nothing(-std::numeric_limits<T>::infinity());
     for (int g = pending.low; g < pending.high; ++g) {
@@ -282,7 +282,7 @@ class softmax_tile {
   }
 
   /// scores = 2^(scores - m), summed into l.
-  void exponentiate(tile_part part) noexcept {
+  HEED_NOINLINE void exponentiate(tile_part part) noexcept {
     for (int g = part.low; g < part.high; ++g) {
       const P m = P::load_aligned(reference_ + g * width);
       const P base = select(m == P(-std::numeric_limits<T>::infinity()), P(T(0)), m);
@@ -299,7 +299,7 @@ class softmax_tile {
 
   /// output[e][lane] += sum_j v_j[e] weights[j][lane]; `careful`: some weights are those of excluded pairs.
   template <class Source>
-  void add_values(const key_block<Source, T, A>& block, tile_part part, bool careful) noexcept {
+  HEED_NOINLINE void add_values(const key_block<Source, T, A>& block, tile_part part, bool careful) noexcept {
     block.for_values(part.first, part.count, [&](const T* rows, index_t stride, int count, int row) {
       const bool one_by_one = careful && !all_finite<T, A>(rows, stride, count, value_features_);
       for_blocks<T, A>(part.low, part.high, [&](auto vectors, int v) {

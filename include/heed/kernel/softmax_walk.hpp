@@ -97,9 +97,10 @@ void call_rows(prefetcher& ahead, const Source& source, index_t first, index_t c
 /// From the keys at position `nearest` down to the first, then those after it: most scores fall with distance, and a
 /// reference that the nearest keys set need not move. The order of a tile depends on shapes, positions and masks alone.
 template <class T, class A, class Source, class S, class Mask, class... Mods>
-void attend(softmax_tile<T, A>* tiles, int tile_count, const tile_buffers<T, A>& buffers, const Source& source,
-            tile_place place, index_t first_query, index_t nearest, int kv_offset, const bias_rows<S>& bias,
-            T log_weight2, const windowed<Mask>& mask, const score_chain<Mods...>& chain) {
+HEED_NOINLINE void attend(softmax_tile<T, A>* tiles, int tile_count, const tile_buffers<T, A>& buffers,
+                          const Source& source, tile_place place, index_t first_query, index_t nearest, int kv_offset,
+                          const bias_rows<S>& bias, T log_weight2, const windowed<Mask>& mask,
+                          const score_chain<Mods...>& chain) {
   constexpr index_t keys = tile_shape<T, A>::keys;
   constexpr int size = tile_shape<T, A>::queries;
   const int queries = (tile_count - 1) * size + tiles[tile_count - 1].count();

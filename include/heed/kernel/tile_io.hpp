@@ -18,7 +18,7 @@ void load_transposed(const S* rows, index_t stride, int count, index_t features,
     const int columns = static_cast<int>(std::min<index_t>(width, features - d));
     pack<T, A> block[width];
     bool done = false;
-    if constexpr (std::is_same_v<S, T>) {
+    if constexpr (loads_squares<T, A> && std::is_same_v<S, T>) {
       if (count >= width && columns == width) {
         load_square_transposed(rows + d, stride, block);
         done = true;

@@ -17,12 +17,15 @@ HEED_INLINE void for_blocks(int low, int high, F f) {
 }
 
 /// Splits `rows` into register blocks and calls f(integral_constant<rows>, first row). Few sizes: each is compiled.
+/// Large blocks leave so many rows over that a size in between pays.
 template <int Vectors, class T, class A, class F>
 HEED_INLINE void for_rows(index_t rows, F f) {
-  constexpr int most = tile_shape<T, A>::rows(Vectors), some = Vectors == 1 ? 4 : 2;
+  using shape = tile_shape<T, A>;
+  constexpr int most = shape::rows(Vectors), some = Vectors == 1 ? 4 : 2;
   index_t r = 0;
   for (; r + most <= rows; r += most) f(std::integral_constant<int, most>{}, r);
-  for (; r + some <= rows; r += some) f(std::integral_constant<int, some>{}, r);
+  if constexpr (shape::many_registers)
+    for (; r + some <= rows; r += some) f(std::integral_constant<int, some>{}, r);
   for (; r < rows; ++r) f(std::integral_constant<int, 1>{}, r);
 }
 

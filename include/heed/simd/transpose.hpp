@@ -43,43 +43,44 @@ HEED_INLINE void transpose(pack<T, A> (&rows)[static_cast<std::size_t>(lanes<T, 
     rows[i] = pack<T, A>(batch_type(__builtin_bit_cast(typename batch_type::register_type, r[i])));
 }
 
-/// to[i] lane j = rows[j * stride + i]: a square of memory, transposed.
+/// Whether load_square_transposed has a shorter way than loading rows and transposing them.
 template <class T, class A>
-HEED_INLINE void load_square_transposed(const T* rows, index_t stride,
-                                        pack<T, A> (&to)[static_cast<std::size_t>(lanes<T, A>)]) noexcept {
-  constexpr int n = pack<T, A>::lanes;
+inline constexpr bool loads_squares =
 #if defined(__AVX512F__)
-  if constexpr (has_avx512<A> && std::is_same_v<T, float>) {
-    // Quarters of rows are loaded to where the first two stages would move them: half the shuffles.
-    typedef float native __attribute__((vector_size(64)));
-    using batch_type = typename pack<T, A>::batch_type;
-#pragma GCC unroll 4
-    for (int c = 0; c < 16; c += 4) {
-      native r[4];
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        const float* const from = rows + i * stride + c;
-        __m512 quarters = _mm512_zextps128_ps512(_mm_loadu_ps(from));
-        quarters = _mm512_maskz_insertf32x4(0xffff, quarters, _mm_loadu_ps(from + 4 * stride), 1);
-        quarters = _mm512_maskz_insertf32x4(0xffff, quarters, _mm_loadu_ps(from + 8 * stride), 2);
-        quarters = _mm512_maskz_insertf32x4(0xffff, quarters, _mm_loadu_ps(from + 12 * stride), 3);
-        r[i] = __builtin_bit_cast(native, quarters);
-      }
-      constexpr auto lane = std::make_integer_sequence<int, 16>{};
-      exchange_blocks<1>(r[0], r[1], lane);
-      exchange_blocks<1>(r[2], r[3], lane);
-      exchange_blocks<2>(r[0], r[2], lane);
-      exchange_blocks<2>(r[1], r[3], lane);
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) to[c + i] = pack<T, A>(batch_type(__builtin_bit_cast(__m512, r[i])));
-    }
-    return;
-  }
+    has_avx512<A> && std::is_same_v<T, float>;
+#else
+    false;
 #endif
-#pragma GCC unroll 16
-  for (int i = 0; i < n; ++i) to[i] = pack<T, A>::load(rows + i * stride);
-  transpose(to);
+
+#if defined(__AVX512F__)
+/// to[i] lane j = rows[j * stride + i]: a square of memory, transposed. Quarters of rows are loaded to where the first
+/// two stages would move them: half the shuffles.
+template <class A>
+HEED_INLINE void load_square_transposed(const float* rows, index_t stride, pack<float, A> (&to)[16]) noexcept {
+  typedef float native __attribute__((vector_size(64)));
+  using batch_type = typename pack<float, A>::batch_type;
+#pragma GCC unroll 4
+  for (int c = 0; c < 16; c += 4) {
+    native r[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const float* const from = rows + i * stride + c;
+      __m512 quarters = _mm512_zextps128_ps512(_mm_loadu_ps(from));
+      quarters = _mm512_maskz_insertf32x4(0xffff, quarters, _mm_loadu_ps(from + 4 * stride), 1);
+      quarters = _mm512_maskz_insertf32x4(0xffff, quarters, _mm_loadu_ps(from + 8 * stride), 2);
+      quarters = _mm512_maskz_insertf32x4(0xffff, quarters, _mm_loadu_ps(from + 12 * stride), 3);
+      r[i] = __builtin_bit_cast(native, quarters);
+    }
+    constexpr auto lane = std::make_integer_sequence<int, 16>{};
+    exchange_blocks<1>(r[0], r[1], lane);
+    exchange_blocks<1>(r[2], r[3], lane);
+    exchange_blocks<2>(r[0], r[2], lane);
+    exchange_blocks<2>(r[1], r[3], lane);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) to[c + i] = pack<float, A>(batch_type(__builtin_bit_cast(__m512, r[i])));
+  }
 }
+#endif
 
 }  // namespace detail
 HEED_ARCH_END

@@ -24,9 +24,9 @@ struct softmax_segment {
 namespace detail {
 
 template <class S, class Mask>
-void check_segment(const checker& check, int number, const softmax_segment<S, Mask>& segment,
-                   const view<const S, 4>& q, const std::type_identity_t<view<const S, 4>>& out,
-                   const sequence_offsets& cu_q) {
+HEED_COLD void check_segment(const checker& check, int number, const softmax_segment<S, Mask>& segment,
+                             const view<const S, 4>& q, const std::type_identity_t<view<const S, 4>>& out,
+                             const sequence_offsets& cu_q) {
   const text k_name("segments[%d].k", number), v_name("segments[%d].v", number);
   const softmax_segment_options<S>& options = segment.options;
   check_keys(check, q, segment.k, segment.v, out, k_name.c_str(), v_name.c_str(), !cu_q);
@@ -37,15 +37,16 @@ void check_segment(const checker& check, int number, const softmax_segment<S, Ma
     const text name("segments[%d].options.log_weight", number);
     check.extent(options.log_weight, name.c_str(), 0, q.extent(1), "H, as q");
     for (index_t h = 0; h < q.extent(1); ++h)
-      check.require(options.log_weight[h] < HUGE_VAL, name.c_str(), "numbers below +inf", double(options.log_weight[h]));
+      check.require(options.log_weight[h] < HUGE_VAL, name.c_str(), "numbers below +inf",
+                    double(options.log_weight[h]));
   }
   check.require(std::isfinite(options.blend.or_default(0)), "blend", "a finite number", options.blend.or_default(0));
 }
 
 /// An output must not overlap the keys and values of a segment.
 template <class Output, class S, class Mask>
-void check_apart(const checker& check, const Output& output, const char* name, int number,
-                 const softmax_segment<S, Mask>& segment) {
+HEED_COLD void check_apart(const checker& check, const Output& output, const char* name, int number,
+                           const softmax_segment<S, Mask>& segment) {
   if (!output) return;
   check.no_overlap(output, name, segment.k, text("segments[%d].k", number).c_str());
   check.no_overlap(output, name, segment.v, text("segments[%d].v", number).c_str());
@@ -53,7 +54,7 @@ void check_apart(const checker& check, const Output& output, const char* name, i
 
 /// What the options of a call must not say, as segments say it.
 template <class Options>
-void check_segment_options(const checker& check, const Options& options) {
+HEED_COLD void check_segment_options(const checker& check, const Options& options) {
   check.require(!options.bias, "options.bias", "none (use a score mod)", "a bias");
   check.require(options.window_left == -1 && options.window_right == -1, "options.window_left, window_right",
                 "none (windows belong to the segments)", "a window");
@@ -95,7 +96,8 @@ void for_each_segment(const Segments& segments, const F& f) {
 /// q         [B,H,N,D]  queries
 /// segments             a std::tuple of softmax_segment (their masks may differ), or a range of one type of them
 /// out       [B,H,N,E]  output; must not overlap an input
-/// options              softmax_options: scale, softcap, sink, lse, cu_seqlens_q, scratch and executor; what concerns keys
+/// options              softmax_options: scale, softcap, sink, lse, cu_seqlens_q, scratch and executor; what concerns
+/// keys
 ///                      (window, offsets, cu_seqlens_k) belongs to the segments, and there is no bias
 /// mods                 score mods, applied in every segment
 ///
@@ -106,15 +108,16 @@ void for_each_segment(const Segments& segments, const F& f) {
 /// Throws heed::invalid_argument as softmax_forward; a blend in some segments only; lse or a sink beside a blend.
 /// Paper: Petrov et al., When Do Prompting and Prefix-Tuning Work?, 2023; Dong et al., Hymba, 2024 (meta tokens).
 template <class Segments, writable<4> Out, class... Mods>
-void softmax_segments_forward(std::type_identity_t<view<const element_of_t<Out>, 4>> q, const Segments& segments, Out&& out,
-                              const std::type_identity_t<softmax_options<element_of_t<Out>>>& options = {},
+void softmax_segments_forward(std::type_identity_t<view<const element_of_t<Out>, 4>> q, const Segments& segments,
+                              Out&& out, const std::type_identity_t<softmax_options<element_of_t<Out>>>& options = {},
                               const Mods&... mods) {
   using S = element_of_t<Out>;
   static_assert(element<S>,
                 "heed::softmax_segments_forward: tensors must be float, double, heed::bfloat16 or heed::float16");
-  static_assert((... && detail::is_score_mod<Mods, accumulator_t<S>>),
-                "heed::softmax_segments_forward: mods must be callable as score_mod(score, position) -> score; masks belong to "
-                "the segments");
+  static_assert(
+      (... && detail::is_score_mod<Mods, accumulator_t<S>>),
+      "heed::softmax_segments_forward: mods must be callable as score_mod(score, position) -> score; masks belong to "
+      "the segments");
   if constexpr (element<S> && (... && detail::is_score_mod<Mods, accumulator_t<S>>)) {
     const view<S, 4> result = view_traits<std::remove_reference_t<Out>>::make(out);
     const detail::checker check("softmax_segments_forward");
@@ -133,14 +136,20 @@ void softmax_segments_forward(std::type_identity_t<view<const element_of_t<Out>,
     check.require(blended == 0 || !options.lse, "options.lse", "none beside a blend", "an lse");
     check.require(blended == 0 || !options.sink, "options.sink", "none beside a blend", "a sink");
 
-    const detail::softmax_rows<S> rows{q, result, options.lse, options.sink, {},
-                                       options.scale.or_default(1 / std::sqrt(double(q.extent(3)))), options.cu_seqlens_q};
+    const detail::softmax_rows<S> rows{q,
+                                       result,
+                                       options.lse,
+                                       options.sink,
+                                       {},
+                                       options.scale.or_default(1 / std::sqrt(double(q.extent(3)))),
+                                       options.cu_seqlens_q};
     detail::run_softmax<default_arch>(
         check, rows,
         [&](const auto& f) {
           detail::for_each_segment(segments, [&](const auto& segment) { f(detail::rows_of(segment, q.extent(0))); });
         },
-        blended > 0, detail::find_score_mods(options.softcap, mods...), options.scratch, detail::resolve(options.executor));
+        blended > 0, detail::find_score_mods(options.softcap, mods...), options.scratch,
+        detail::resolve(options.executor));
   }
 }
 
