@@ -20,10 +20,6 @@ endfunction()
 # heed_warnings(<target>)
 function(heed_warnings target)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow)
-  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-    # Before version 13, GCC's own AVX-512 intrinsics read a variable they never set wherever they are inlined.
-    target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized -Wno-uninitialized)
-  endif()
 endfunction()
 
 # heed_programs(<variable> <prefix>): what is dropped into the current folder becomes a program. `name.cpp` is a program

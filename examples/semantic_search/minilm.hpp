@@ -1,13 +1,13 @@
 /// all-MiniLM-L6-v2: a BERT encoder of 6 layers that turns sentences into vectors whose dot product is their similarity.
 #pragma once
 
-#include <Eigen/Core>
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <heed/interop/eigen.hpp>
 #include <heed/softmax.hpp>
 #include <numeric>
 #include <string>

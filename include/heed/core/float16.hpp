@@ -80,7 +80,7 @@ struct float16 {
     const std::uint32_t finite = (magnitude << 13) + exponent_gap + (subnormal & 0x800000u);
     const std::uint32_t special = (magnitude << 13) | 0x7f800000u | (mask(magnitude > 0x7c00u) & 0x400000u);
     const float value =
-        __builtin_bit_cast(float, finite & is_finite) - __builtin_bit_cast(float, subnormal & smallest_normal);
+        __builtin_bit_cast(float, finite& is_finite) - __builtin_bit_cast(float, subnormal& smallest_normal);
     const auto x = __builtin_bit_cast(std::uint32_t, value);
     return __builtin_bit_cast(float, sign | (x & is_finite) | (special & ~is_finite));
   }
@@ -108,7 +108,7 @@ struct float16 {
     const std::uint32_t normal = (magnitude - exponent_gap + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
     // The spacing of floats in [0.5, 1) is the smallest float16, so this addition rounds to a multiple of it.
     const std::uint32_t is_small = mask(magnitude < smallest_normal);
-    const float shifted = __builtin_bit_cast(float, magnitude & is_small) + 0.5f;
+    const float shifted = __builtin_bit_cast(float, magnitude& is_small) + 0.5f;
     const std::uint32_t subnormal = __builtin_bit_cast(std::uint32_t, shifted) - 0x3f000000u;
     const std::uint32_t quiet_nan = 0x200u | ((magnitude >> 13) & 0x3ffu);
     const std::uint32_t special = 0x7c00u | (quiet_nan & mask(magnitude > 0x7f800000u));

@@ -29,8 +29,8 @@ HEED_INLINE constexpr index_t round_up(index_t n, index_t multiple) noexcept {
   return (n + multiple - 1) / multiple * multiple;
 }
 
-/// Memory one thread keeps for its calls. A fresh block for every call would be paid for in page faults: 5-20 % of a short
-/// call.
+/// Memory one thread keeps for its calls. A fresh block for every call would be paid for in page faults: 5-20 % of a
+/// short call.
 struct thread_scratch {
   void* data = nullptr;
   index_t bytes = 0;
@@ -44,8 +44,8 @@ struct thread_scratch {
   }
 };
 
-/// The scratch of one call: the caller's if given (checked for size), else the thread's, or a block of its own if the thread's
-/// is lent already, as in a mod that calls an operator.
+/// The scratch of one call: the caller's if given (checked for size), else the thread's, or a block of its own if the
+/// thread's is lent already, as in a mod that calls an operator.
 class scratch_block {
  public:
   /// `bytes` includes the slack that `align` may use up; see scratch_total.

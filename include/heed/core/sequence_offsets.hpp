@@ -16,8 +16,10 @@ class sequence_offsets {
  public:
   HEED_INLINE constexpr sequence_offsets() noexcept = default;
 
-  HEED_INLINE constexpr sequence_offsets(const std::int32_t* data, index_t count) noexcept : narrow_(data), count_(count) {}
-  HEED_INLINE constexpr sequence_offsets(const std::int64_t* data, index_t count) noexcept : wide_(data), count_(count) {}
+  HEED_INLINE constexpr sequence_offsets(const std::int32_t* data, index_t count) noexcept
+      : narrow_(data), count_(count) {}
+  HEED_INLINE constexpr sequence_offsets(const std::int64_t* data, index_t count) noexcept
+      : wide_(data), count_(count) {}
 
   template <class I>
     requires std::same_as<std::remove_const_t<I>, std::int32_t> || std::same_as<std::remove_const_t<I>, std::int64_t>

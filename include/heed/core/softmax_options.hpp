@@ -35,7 +35,8 @@ struct softmax_options {
   setting<index_t> q_offset{};
   /// Position of key 0.
   index_t kv_offset = 0;
-  /// [S+1] each: sequence s of a packed batch (B = 1) owns query rows [cu_seqlens_q[s], cu_seqlens_q[s+1]), keys likewise.
+  /// [S+1] each: sequence s of a packed batch (B = 1) owns query rows [cu_seqlens_q[s], cu_seqlens_q[s+1]), keys
+  /// likewise.
   sequence_offsets cu_seqlens_q{};
   sequence_offsets cu_seqlens_k{};
   /// Memory for the call; softmax_forward_scratch_bytes tells how much. Default: memory that

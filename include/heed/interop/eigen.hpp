@@ -6,7 +6,16 @@
 #include <heed/core/tensor.hpp>
 #include <heed/core/view.hpp>
 
+// As in simd/arch.hpp: with AVX-512 g++ 12 warns of its own intrinsics.
+#if !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <Eigen/Core>
+#if !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 #include <type_traits>
 #include <utility>

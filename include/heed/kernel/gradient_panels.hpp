@@ -11,14 +11,8 @@ template <int Vectors, class T, class A>
 HEED_NOINLINE void probability_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
                                      const T* start, T* weights) noexcept {
   using P = pack<T, A>;
-  constexpr int pitch = tile_shape<T, A>::queries;
-  for_rows<Vectors, T, A>(count, [&](auto rows, index_t r) {
-    outer_product<decltype(rows)::value, Vectors, T, A>(
-        keys + r * stride, stride, unit_step{}, queries, fixed_step<pitch>{}, features,
-        [&](int, int v) { return P::load_aligned(start + v * P::lanes); },
-        [&](int i, int v, P z) {
-          exp2_bounded<precision::weight>(z).store_aligned(weights + (r + i) * pitch + v * P::lanes);
-        });
+  row_products<Vectors, T, A>(keys, stride, count, queries, features, start, [&](index_t j, int v, P z) {
+    exp2_bounded<precision::weight>(z).store_aligned(weights + j * tile_shape<T, A>::queries + v * P::lanes);
   });
 }
 
@@ -27,15 +21,9 @@ template <int Vectors, class T, class A>
 HEED_NOINLINE void logit_gradient_panel(const T* values, index_t stride, int count, const T* upstream, index_t features,
                                         const T* start, const T* weights, T* gradients) noexcept {
   using P = pack<T, A>;
-  constexpr int pitch = tile_shape<T, A>::queries;
-  for_rows<Vectors, T, A>(count, [&](auto rows, index_t r) {
-    outer_product<decltype(rows)::value, Vectors, T, A>(
-        values + r * stride, stride, unit_step{}, upstream, fixed_step<pitch>{}, features,
-        [&](int, int v) { return P::load_aligned(start + v * P::lanes); },
-        [&](int i, int v, P c) {
-          const index_t at = (r + i) * pitch + v * P::lanes;
-          (P::load_aligned(weights + at) * c).store_aligned(gradients + at);
-        });
+  row_products<Vectors, T, A>(values, stride, count, upstream, features, start, [&](index_t j, int v, P c) {
+    const index_t at = j * tile_shape<T, A>::queries + v * P::lanes;
+    (P::load_aligned(weights + at) * c).store_aligned(gradients + at);
   });
 }
 

@@ -36,9 +36,8 @@ class key_block {
   key_block(const Source& source, index_t first, int count, const tile_buffers<T, A>& buffers) noexcept
       : source_(source), first_(first), count_(count), buffers_(buffers) {
     if constexpr (converted) {
-      convert([&](index_t row, index_t most) { return source_.keys(row, most); }, buffers_.features, buffers_.keys);
-      convert([&](index_t row, index_t most) { return source_.values(row, most); }, buffers_.value_features,
-              buffers_.values);
+      convert(keys(), buffers_.features, buffers_.keys);
+      convert(values(), buffers_.value_features, buffers_.values);
     }
   }
 
@@ -47,22 +46,23 @@ class key_block {
   /// Calls f(rows, stride, count, number of the first row in the block) for keys [first, first + count) of the block.
   template <class F>
   HEED_INLINE void for_keys(int first, int count, F f) const {
-    if constexpr (converted)
-      for_copies(buffers_.keys, buffers_.features, first, count, f);
-    else
-      for_runs([&](index_t row, index_t most) { return source_.keys(row, most); }, first, count, f);
+    for_rows(keys(), buffers_.keys, buffers_.features, first, count, f);
   }
   /// The same for values.
   template <class F>
   HEED_INLINE void for_values(int first, int count, F f) const {
-    if constexpr (converted)
-      for_copies(buffers_.values, buffers_.value_features, first, count, f);
-    else
-      for_runs([&](index_t row, index_t most) { return source_.values(row, most); }, first, count, f);
+    for_rows(values(), buffers_.values, buffers_.value_features, first, count, f);
   }
 
  private:
   static constexpr bool converted = !std::is_same_v<typename Source::storage_type, T>;
+
+  auto keys() const noexcept {
+    return [this](index_t row, index_t most) { return source_.keys(row, most); };
+  }
+  auto values() const noexcept {
+    return [this](index_t row, index_t most) { return source_.values(row, most); };
+  }
 
   template <class Get>
   void convert(Get get, index_t features, T* to) const noexcept {
@@ -72,17 +72,20 @@ class key_block {
     });
   }
   template <class Get, class F>
+  HEED_INLINE void for_rows(Get get, const T* copies, index_t features, int first, int count, F f) const {
+    const index_t stride = conflict_free_pitch<T>(features);
+    if constexpr (converted)
+      f(copies + first * stride, stride, count, first);
+    else
+      for_runs(get, first, count, f);
+  }
+  template <class Get, class F>
   HEED_INLINE void for_runs(Get get, int first, int count, F f) const {
     for (const int end = first + count; first < end;) {
       const auto run = get(first_ + first, end - first);
       f(run.data, run.stride, static_cast<int>(run.count), first);
       first += static_cast<int>(run.count);
     }
-  }
-  template <class F>
-  HEED_INLINE static void for_copies(const T* rows, index_t features, int first, int count, F f) {
-    const index_t stride = conflict_free_pitch<T>(features);
-    f(rows + first * stride, stride, count, first);
   }
 
   const Source& source_;

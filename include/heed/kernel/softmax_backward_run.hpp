@@ -2,114 +2,17 @@
 /// up what several tasks have for the same keys.
 #pragma once
 
+#include <heed/core/executor.hpp>
+#include <heed/core/scratch.hpp>
+#include <heed/kernel/bias_gradient.hpp>
+#include <heed/kernel/gradient_rows.hpp>
 #include <heed/kernel/gradient_tile.hpp>
-#include <heed/kernel/softmax_run.hpp>
-#include <heed/kernel/softmax_walk.hpp>
 
 #include <numeric>
 #include <optional>
 
 HEED_ARCH_BEGIN
 namespace detail {
-
-/// What a call asks of its queries; all of it checked.
-template <class S>
-struct softmax_gradient_rows {
-  using T = accumulator_t<S>;
-  view<const S, 4> q;     // [B,H,N,D]
-  view<const S, 4> out;   // [B,H,N,E]
-  view<const T, 3> lse;   // [B,H,N]
-  view<const S, 4> dout;  // [B,H,N,E]
-  view<const T, 3> dlse;  // [B,H,N] or empty
-  view<const T, 1> sink;  // [H] or empty
-  view<const S, 4> bias;  // broadcast to [B,H,N,M], or empty
-  view<S, 4> dq;          // [B,H,N,D]
-  view<T, 1> dsink;       // [H] or empty
-  view<S, 4> dbias;       // as the bias before it was broadcast, or empty
-  double scale;
-  sequence_offsets cu_q;
-
-  index_t sequences() const noexcept { return cu_q ? cu_q.size() - 1 : q.extent(0); }
-  index_t batch(index_t sequence) const noexcept { return cu_q ? 0 : sequence; }
-  index_t first_query(index_t sequence) const noexcept { return cu_q ? cu_q.at(sequence) : 0; }
-  index_t queries(index_t sequence) const noexcept {
-    return cu_q ? cu_q.at(sequence + 1) - cu_q.at(sequence) : q.extent(2);
-  }
-};
-
-/// One set of keys, and where their gradients go.
-template <class S, class Mask>
-struct softmax_gradient_segment {
-  softmax_segment_rows<S, Mask> rows;
-  view<S, 4> dk;  // [B,G,M,D], or [1,G,M,D] if all batch entries share the segment
-  view<S, 4> dv;  // [B,G,M,E] or [1,G,M,E]
-
-  bool shared() const noexcept { return dk.extent(0) == 1 && rows.k.extent(0) != 1; }
-  index_t first_key(index_t sequence) const noexcept { return rows.cu_k ? rows.cu_k.at(sequence) : 0; }
-  index_t keys(index_t sequence) const noexcept {
-    return rows.cu_k ? rows.cu_k.at(sequence + 1) - rows.cu_k.at(sequence) : rows.k.extent(2);
-  }
-  index_t batch(index_t sequence) const noexcept { return rows.cu_k || shared() ? 0 : sequence; }
-};
-
-/// How a call is cut, by shapes alone. A unit is a sequence and as few heads as share no key with others; its queries,
-/// in groups of `shape::tiles` tiles, are dealt out to `parts` tasks, each of which adds up gradients of its own.
-struct gradient_partition {
-  index_t sequences, units, heads, parts;
-  index_t group;  // query rows
-
-  index_t tasks() const noexcept { return sequences * units * parts; }
-  index_t groups(index_t queries) const noexcept { return (queries + group - 1) / group; }
-  /// The parts that have anything to do, and the first in any case: it sets gradients to zero.
-  index_t parts_of(index_t queries) const noexcept { return std::clamp<index_t>(heads * groups(queries), 1, parts); }
-  /// Calls f(head of the unit, first query) for the groups of a part. Later queries come first, and the parts take
-  /// turns in alternating order: under a causal mask all get as much to do.
-  template <class F>
-  void for_groups(index_t part, index_t queries, F f) const {
-    const index_t of_head = groups(queries), all = heads * of_head;
-    for (index_t round = 0; round * parts < all; ++round) {
-      const index_t i = round * parts + (round % 2 == 0 ? part : parts - 1 - part);
-      if (i < all) f(i / of_head, (of_head - 1 - i % of_head) * group);
-    }
-  }
-};
-
-/// Sums of gradients, one row a key: where a task adds to, in the accumulator's type.
-template <class T>
-struct gradient_target {
-  T* dk;
-  index_t dk_stride;
-  T* dv;
-  index_t dv_stride;
-};
-
-/// to[row] += factor * from[row]
-template <class T, class A>
-void add_rows(const T* from, index_t pitch, T factor, T* to, index_t stride, int count, index_t features) noexcept {
-  using P = pack<T, A>;
-  for (int j = 0; j < count; ++j) {
-    const T* const x = from + j * pitch;
-    T* const y = to + j * stride;
-    index_t e = 0;
-    for (; e + P::lanes <= features; e += P::lanes) fma(P(factor), P::load_aligned(x + e), P::load(y + e)).store(y + e);
-    for (; e < features; ++e) y[e] += factor * x[e];
-  }
-}
-
-/// to = (to, if `onto`) + the sum of `count` rows, `step` apart, in their order.
-template <class T, class A, class S>
-void sum_rows(const T* from, index_t step, index_t count, bool onto, S* to, index_t features) noexcept {
-  using P = pack<T, A>;
-  for (index_t e = 0; e < features; e += P::lanes) {
-    const int some = static_cast<int>(std::min<index_t>(P::lanes, features - e));
-    P sum = onto ? load_first_as<T, A>(to + e, some) : P(T(0));
-    for (index_t i = 0; i < count; ++i) sum += P::load_aligned(from + i * step + e);
-    if (some == P::lanes)
-      store_as(to + e, sum);
-    else
-      store_first_as(to + e, sum, some);
-  }
-}
 
 /// Scratch of one worker.
 template <class S, class A>
@@ -155,7 +58,7 @@ class softmax_backward_run {
       units = std::gcd(units, segment.rows.k.extent(1));
       rows_of_part += segment.rows.k.extent(0) * segment.rows.k.extent(1) * segment.rows.k.extent(2);
     });
-    for (index_t s = 0; s < sequences; ++s) most_queries = std::max(most_queries, rows.queries(s));
+    for (index_t s = 0; s < sequences; ++s) most_queries = std::max(most_queries, rows.queries(s).count);
     partition_ = {sequences, units, units == 0 ? 0 : heads / units, 1, index_t(shape::tiles) * shape::queries};
     if (sequences * units == 0) return;
     const index_t wanted = (enough_tasks + sequences * units - 1) / (sequences * units);
@@ -194,7 +97,7 @@ class softmax_backward_run {
     write_parameter_gradients(parameter_sums);
     accumulate<0>(where, memory.data(), share);
     if (rows_.dbias) {
-      const bias_owners owners(rows_);
+      const bias_owners<A, S> owners(rows_);
       auto of_owner = [&](index_t number, index_t worker) {
         gradient_workspace<S, A> space = space_at(memory.data() + worker * share);
         for_each_segment_([&](const auto& segment) { differentiate_bias(space, owners.at(number), segment); });
@@ -217,6 +120,7 @@ class softmax_backward_run {
   /// Elements of all partial sums together.
   static constexpr index_t most_partial_sums = index_t(1) << 24;
   static constexpr index_t pieces_of_head = 8;
+  static constexpr index_t all_blocks = std::numeric_limits<index_t>::max();
 
   /// Of one worker, and of the sums that tasks leave to be added up.
   index_t worker_bytes() const noexcept {
@@ -256,7 +160,7 @@ class softmax_backward_run {
     for (index_t s = 0; s < partition_.sequences; ++s) {
       index_t rows = 0;
       for_each_segment_([&](const auto& segment) {
-        if (!segment.shared()) rows += segment.keys(s) * (segment.rows.k.extent(1) / partition_.units);
+        if (!segment.shared()) rows += segment.keys(s).count * (segment.rows.k.extent(1) / partition_.units);
       });
       most = std::max(most, rows);
     }
@@ -269,8 +173,8 @@ class softmax_backward_run {
   template <class F>
   void for_targets(index_t sequence, index_t unit, index_t part, std::byte* shared, T* own, F f) const {
     for_each_segment_([&](const auto& segment) {
-      const index_t groups = segment.rows.k.extent(1), keys = segment.keys(sequence);
-      const index_t first = segment.first_key(sequence), batch = segment.batch(sequence);
+      const index_t groups = segment.rows.k.extent(1);
+      const auto [batch, first, keys] = segment.keys(sequence);
       for (index_t g = unit * (groups / partition_.units); g < (unit + 1) * (groups / partition_.units); ++g) {
         const index_t slot = segment.shared() ? sequence * partition_.parts + part : part - (same_type ? 1 : 0);
         if (keys == 0) {
@@ -293,11 +197,11 @@ class softmax_backward_run {
 
   void differentiate(gradient_workspace<S, A>& space, index_t number, std::byte* shared, double* parameter_sums) const {
     const index_t part = number % partition_.parts, unit = number / partition_.parts % partition_.units;
-    const index_t sequence = number / (partition_.parts * partition_.units), queries = rows_.queries(sequence);
+    const index_t sequence = number / (partition_.parts * partition_.units), queries = rows_.queries(sequence).count;
     if (part >= partition_.parts_of(queries)) return;
     for_targets(sequence, unit, part, shared, space.sums,
                 [&](const auto& segment, index_t, const gradient_target<T>& target) {
-                  for (index_t j = 0; j < segment.keys(sequence); ++j) {
+                  for (index_t j = 0; j < segment.keys(sequence).count; ++j) {
                     std::fill_n(target.dk + j * target.dk_stride, features_, T(0));
                     std::fill_n(target.dv + j * target.dv_stride, value_features_, T(0));
                   }
@@ -313,12 +217,12 @@ class softmax_backward_run {
       for_targets(sequence, unit, part, shared, space.sums,
                   [&](const auto& segment, index_t g, const gradient_target<T>& target) {
                     if (segment.shared()) return;
-                    const index_t to = segment.first_key(sequence), batch = segment.batch(sequence);
-                    for (index_t j = 0; j < segment.keys(sequence); ++j) {
-                      sum_rows<T, A>(target.dk + j * target.dk_stride, 0, 1, false, &segment.dk(batch, g, to + j, 0),
-                                     features_);
-                      sum_rows<T, A>(target.dv + j * target.dv_stride, 0, 1, false, &segment.dv(batch, g, to + j, 0),
-                                     value_features_);
+                    const sequence_span keys = segment.keys(sequence);
+                    for (index_t j = 0; j < keys.count; ++j) {
+                      sum_rows<T, A>(target.dk + j * target.dk_stride, 0, 1, false,
+                                     &segment.dk(keys.batch, g, keys.first + j, 0), features_);
+                      sum_rows<T, A>(target.dv + j * target.dv_stride, 0, 1, false,
+                                     &segment.dv(keys.batch, g, keys.first + j, 0), value_features_);
                     }
                   });
     }
@@ -327,7 +231,8 @@ class softmax_backward_run {
   /// A group of query tiles against all their keys.
   void differentiate_queries(gradient_workspace<S, A>& space, const query_rows& at, index_t unit, index_t part,
                              std::byte* shared, double* parameter_sums) const {
-    const index_t batch = rows_.batch(at.sequence), row = rows_.first_query(at.sequence) + at.first;
+    const sequence_span queries = rows_.queries(at.sequence);
+    const index_t batch = queries.batch, row = queries.first + at.first;
     const int tile_count = (at.count + shape::queries - 1) / shape::queries;
     for (int i = 0; i < tile_count; ++i)
       load_tile(space.tiles[i], at.sequence, at.head, at.first + i * shape::queries,
@@ -335,7 +240,7 @@ class softmax_backward_run {
     for_targets(at.sequence, unit, part, shared, space.sums,
                 [&](const auto& segment, index_t group, const gradient_target<T>& target) {
                   if (at.head / (rows_.q.extent(1) / segment.rows.k.extent(1)) == group)
-                    visit_keys(space, tile_count, at, segment, group, target, parameter_sums);
+                    visit_keys(space, tile_count, at, segment, target, parameter_sums);
                 });
     for (int i = 0; i < tile_count; ++i)
       space.tiles[i].store(&rows_.dq(batch, at.head, row + i * shape::queries, 0), rows_.dq.stride(2),
@@ -353,83 +258,14 @@ class softmax_backward_run {
   }
 
   void load_tile(gradient_tile<T, A>& tile, index_t sequence, index_t head, index_t first, int count) const noexcept {
-    const index_t batch = rows_.batch(sequence), row = rows_.first_query(sequence) + first;
+    const sequence_span queries = rows_.queries(sequence);
+    const index_t batch = queries.batch, row = queries.first + first;
     tile.load(gradient_tile_rows<S>{&rows_.q(batch, head, row, 0), rows_.q.stride(2), &rows_.out(batch, head, row, 0),
                                     rows_.out.stride(2), &rows_.dout(batch, head, row, 0), rows_.dout.stride(2),
                                     &rows_.lse(batch, head, row), rows_.lse.stride(2),
                                     rows_.dlse ? &rows_.dlse(batch, head, row) : nullptr, rows_.dlse.stride(2)},
               count, static_cast<T>(chain_.plain() ? rows_.scale * double(log2_e<T>) : rows_.scale));
   }
-
-  /// Where some queries meet the keys of a segment: positions, and the blocks that the mask may show them.
-  struct meeting {
-    dense_source<S> source;
-    bias_rows<S> bias;
-    tile_place place;
-    int kv_offset;
-    index_t begin, end;
-    T log_weight2;
-  };
-  template <class Segment>
-  meeting meet(const query_rows& at, const Segment& segment, index_t group) const {
-    constexpr index_t keys = shape::keys;
-    meeting m{source_of(segment.rows, at.sequence, group),
-              {},
-              {},
-              static_cast<int>(segment.rows.kv_offset),
-              0,
-              0,
-              segment.rows.log_weight ? segment.rows.log_weight[at.head] * log2_e<T> : T(0)};
-    if (m.source.count == 0 || m.log_weight2 == -std::numeric_limits<T>::infinity()) return m;
-    if (rows_.bias) m.bias = {&rows_.bias(at.sequence, at.head, 0, 0), rows_.bias.stride(2), rows_.bias.stride(3)};
-    const index_t q_offset = segment.rows.q_offset.or_default(m.source.count - rows_.queries(at.sequence));
-    m.place = {at.sequence, at.head, static_cast<int>(at.first + q_offset), 0};
-    const key_range range = segment.rows.mask.keys(at.sequence, at.head, m.place.query, m.place.query + at.count);
-    m.begin = std::max<index_t>(0, index_t(range.begin) - m.kv_offset) / keys;
-    m.end = (std::min<index_t>(m.source.count, index_t(range.end) - m.kv_offset) + keys - 1) / keys;
-    return m;
-  }
-
-  /// What one task does for the gradient of a bias: elements of these batch entries, heads, tiles of queries and blocks
-  /// of keys. Over an axis that is broadcast it sums.
-  struct bias_part {
-    struct range {
-      index_t begin, end;
-    };
-    range entries, heads, tiles, blocks;
-  };
-
-  /// Cuts a bias into parts that no two tasks have in common: one entry, head, tile and block each of axes that are not
-  /// broadcast. Where nothing is summed over but perhaps keys, all blocks stay together.
-  class bias_owners {
-   public:
-    explicit bias_owners(const softmax_gradient_rows<S>& rows) noexcept {
-      const index_t all[4] = {rows.q.extent(0), rows.q.extent(1),
-                              (rows.q.extent(2) + shape::queries - 1) / shape::queries,
-                              (rows.bias.extent(3) + shape::keys - 1) / shape::keys};
-      bool sums = false;
-      for (int axis = 0; axis < 4; ++axis) {
-        all_[axis] = all[axis];
-        const bool own = rows.dbias.extent(axis) != 1 && (axis < 3 || sums);
-        parts_[axis] = own ? all[axis] : 1;
-        sums = sums || (!own && all[axis] > 1);
-      }
-    }
-
-    index_t count() const noexcept { return parts_[0] * parts_[1] * parts_[2] * parts_[3]; }
-    bias_part at(index_t number) const noexcept {
-      typename bias_part::range ranges[4];
-      for (int axis = 3; axis >= 0; --axis) {
-        const index_t i = number % parts_[axis];
-        ranges[axis] = {all_[axis] * i / parts_[axis], all_[axis] * (i + 1) / parts_[axis]};
-        number /= parts_[axis];
-      }
-      return {ranges[0], ranges[1], ranges[2], ranges[3]};
-    }
-
-   private:
-    index_t all_[4], parts_[4];
-  };
 
   template <class Segment>
   void differentiate_bias(gradient_workspace<S, A>& space, const bias_part& part, const Segment& segment) const {
@@ -451,13 +287,28 @@ class softmax_backward_run {
     };
     if (rows_.dbias.extent(3) == 1) {
       sum_up(part.blocks.begin, part.blocks.end);
-      store_bias_gradients(space.bias_sums, part, 0);
+      store_bias_gradients<A>(space.bias_sums, part, 0, rows_.dbias);
       return;
     }
     for (index_t block = part.blocks.begin; block < part.blocks.end; ++block) {
       sum_up(block, block + 1);
-      store_bias_gradients(space.bias_sums, part, block);
+      store_bias_gradients<A>(space.bias_sums, part, block, rows_.dbias);
     }
+  }
+
+  template <class Segment>
+  auto meet_keys(const query_rows& at, const Segment& segment) const {
+    return meet<A>(at, rows_.q.extent(1), rows_.queries(at.sequence).count, rows_.bias, segment.rows);
+  }
+
+  /// The bias of tile `tile` and a block of keys, [key][lane], or nullptr.
+  template <class Meeting>
+  static const T* load_bias(const Meeting& m, int tile, int queries, index_t block,
+                            const gradient_buffers<T, A>& buffers) noexcept {
+    if (m.bias.data == nullptr) return nullptr;
+    detail::load_bias<T, A>(m.bias, m.first_query + tile * shape::queries, queries, m.first_key(block),
+                            m.keys_of(block), buffers.bias);
+    return buffers.bias;
   }
 
   /// Calls use(place, part) for the parts of key blocks [first_block, last_block) that the loaded tile sees, while
@@ -465,22 +316,19 @@ class softmax_backward_run {
   template <int First, class Segment, class Use>
   void visit_logits(gradient_workspace<S, A>& space, const query_rows& at, const Segment& segment, index_t first_block,
                     index_t last_block, Use use) const {
-    constexpr index_t keys = shape::keys;
     gradient_buffers<T, A>& buffers = space.buffers;
-    const meeting m = meet(at, segment, at.head / (rows_.q.extent(1) / segment.rows.k.extent(1)));
+    const auto m = meet_keys(at, segment);
     for (index_t number = std::max(first_block, m.begin); number < std::min(last_block, m.end); ++number) {
-      const index_t first = number * keys;
-      const int count = static_cast<int>(std::min(keys, m.source.count - first));
-      tile_place here = m.place;
-      here.key = static_cast<int>(first) + m.kv_offset;
+      const int count = m.keys_of(number);
+      const tile_place here = m.place_of(0, number);
       const tile_class seen =
           segment.rows.mask.classify(here.b, here.h, here.query, here.query + at.count, here.key, here.key + count);
       if (seen == tile_class::empty) continue;
-      const key_block<dense_source<S>, T, A> block(m.source, first, count, buffers);
-      if (m.bias.data != nullptr) load_bias<T, A>(m.bias, at.first, at.count, first, count, buffers.bias);
-      space.tiles[0].template differentiate_logits<First>(block, here, m.bias.data != nullptr ? buffers.bias : nullptr,
-                                                          m.log_weight2, seen == tile_class::partial, segment.rows.mask,
-                                                          chain_, [&](tile_part part) { use(here, part); });
+      const key_block<dense_source<S>, T, A> block(m.source, m.first_key(number), count, buffers);
+      const T* const bias = load_bias(m, 0, at.count, number, buffers);
+      space.tiles[0].template differentiate_logits<First>(block, here, bias, m.log_weight2, seen == tile_class::partial,
+                                                          segment.rows.mask, chain_,
+                                                          [&](tile_part part) { use(here, part); });
     }
   }
 
@@ -521,12 +369,12 @@ class softmax_backward_run {
   template <int I, class Mod>
   void accumulate_head(gradient_workspace<S, A>& space, int head, const Mod& mod) const {
     for (index_t s = 0; s < partition_.sequences; ++s)
-      for (index_t first = 0; first < rows_.queries(s); first += shape::queries) {
+      for (index_t queries = rows_.queries(s).count, first = 0; first < queries; first += shape::queries) {
         const query_rows at{static_cast<int>(s), head, first,
-                            static_cast<int>(std::min<index_t>(shape::queries, rows_.queries(s) - first))};
+                            static_cast<int>(std::min<index_t>(shape::queries, queries - first))};
         load_tile(space.tiles[0], s, head, first, at.count);
         for_each_segment_([&](const auto& segment) {
-          visit_logits<I + 1>(space, at, segment, 0, segment.keys(s), [&](tile_place place, tile_part part) {
+          visit_logits<I + 1>(space, at, segment, 0, all_blocks, [&](tile_place place, tile_part part) {
             for (int j = part.first; j < part.first + part.count; ++j)
               for (int lane = part.low * shape::width; lane < std::min(at.count, part.high * shape::width); ++lane) {
                 const T gradient = space.buffers.gradients[j * shape::queries + lane];
@@ -539,46 +387,19 @@ class softmax_backward_run {
       }
   }
 
-  /// Sums of a block to the elements they belong to.
-  void store_bias_gradients(const T* sums, const bias_part& part, index_t block) const noexcept {
-    const view<S, 4>& to = rows_.dbias;
-    const auto own = [&](int axis, index_t i) { return to.extent(axis) == 1 ? 0 : i; };
-    const index_t b = own(0, part.entries.begin), h = own(1, part.heads.begin);
-    const index_t i0 = own(2, part.tiles.begin * shape::queries), j0 = own(3, block * shape::keys);
-    const int queries = static_cast<int>(std::min<index_t>(shape::queries, to.extent(2) - i0));
-    const int keys = static_cast<int>(std::min<index_t>(shape::keys, to.extent(3) - j0));
-    if (to.extent(2) > 1 && to.extent(3) > 1) {
-      for (int g = 0; g * shape::width < queries; ++g)
-        store_transposed<shape::queries>(sums + g * shape::width, keys, pack<T, A>(T(1)),
-                                         &to(b, h, i0 + g * shape::width, j0), to.stride(2),
-                                         std::min(shape::width, queries - g * shape::width));
-      return;
-    }
-    for (int i = 0; i < queries; ++i)
-      for (int j = 0; j < keys; ++j) {
-        double sum = 0;
-        for (int key = to.extent(3) == 1 ? 0 : j; key < (to.extent(3) == 1 ? int(shape::keys) : j + 1); ++key)
-          for (int lane = to.extent(2) == 1 ? 0 : i; lane < (to.extent(2) == 1 ? int(shape::queries) : i + 1); ++lane)
-            sum += double(sums[key * shape::queries + lane]);
-        to(b, h, i0 + i, j0 + j) = S(static_cast<T>(sum));
-      }
-  }
-
   template <class Segment>
   void visit_keys(gradient_workspace<S, A>& space, int tile_count, const query_rows& at, const Segment& segment,
-                  index_t group, const gradient_target<T>& target, double* parameter_sums) const {
-    constexpr index_t keys = shape::keys;
-    const meeting m = meet(at, segment, group);
+                  const gradient_target<T>& target, double* parameter_sums) const {
+    const auto m = meet_keys(at, segment);
     const auto& mask = segment.rows.mask;
     gradient_buffers<T, A>& buffers = space.buffers;
     for (index_t number = m.begin; number < m.end; ++number) {
-      const index_t first = number * keys;
-      const int count = static_cast<int>(std::min(keys, m.source.count - first));
-      tile_place here = m.place;
-      here.key = static_cast<int>(first) + m.kv_offset;
+      const index_t first = m.first_key(number);
+      const int count = m.keys_of(number);
       std::optional<key_block<dense_source<S>, T, A>> block;
       bool finite_keys = true;
-      for (int i = 0; i < tile_count; ++i, here.query += shape::queries) {
+      for (int i = 0; i < tile_count; ++i) {
+        const tile_place here = m.place_of(i, number);
         gradient_tile<T, A>& tile = space.tiles[i];
         const tile_class seen =
             mask.classify(here.b, here.h, here.query, here.query + tile.count(), here.key, here.key + count);
@@ -591,9 +412,7 @@ class softmax_backward_run {
             finite_keys = finite_keys && all_finite<T, A>(rows, stride, some, features_);
           });
         }
-        if (m.bias.data != nullptr)
-          load_bias<T, A>(m.bias, at.first + i * shape::queries, tile.count(), first, count, buffers.bias);
-        tile.absorb(*block, here, finite_keys, m.bias.data != nullptr ? buffers.bias : nullptr, m.log_weight2,
+        tile.absorb(*block, here, finite_keys, load_bias(m, i, tile.count(), number, buffers), m.log_weight2,
                     seen == tile_class::partial, mask, chain_, parameter_sums);
       }
       if (!block) continue;
@@ -619,8 +438,8 @@ class softmax_backward_run {
       return;
     }
     for (index_t s = 0; s < partition_.sequences; ++s) {
-      const index_t used = partition_.parts_of(rows_.queries(s)) - (same_type ? 1 : 0);
-      const index_t keys = segment.keys(s), first = segment.first_key(s), batch = segment.batch(s);
+      const index_t used = partition_.parts_of(rows_.queries(s).count) - (same_type ? 1 : 0);
+      const auto [batch, first, keys] = segment.keys(s);
       for (index_t j = keys * piece / pieces_of_head; j < keys * (piece + 1) / pieces_of_head; ++j) {
         const T* const from = sums + ((batch * groups + g) * segment.rows.k.extent(2) + first + j) * row_pitch_;
         const index_t apart = segment.dk.extent(0) * step;
@@ -651,8 +470,8 @@ class softmax_backward_run {
   T sink_gradient(int head) const noexcept {
     double sum = 0;
     for (index_t s = 0; s < partition_.sequences; ++s) {
-      const index_t batch = rows_.batch(s), first = rows_.first_query(s);
-      for (index_t i = first; i < first + rows_.queries(s); ++i) {
+      const auto [batch, first, count] = rows_.queries(s);
+      for (index_t i = first; i < first + count; ++i) {
         const T lse = rows_.lse(batch, head, i);
         if (lse == -std::numeric_limits<T>::infinity()) continue;
         const T mean = gradient_mean<T, A>(&rows_.dout(batch, head, i, 0), &rows_.out(batch, head, i, 0),

@@ -4,60 +4,12 @@
 
 #include <heed/core/executor.hpp>
 #include <heed/core/scratch.hpp>
-#include <heed/core/sequence_offsets.hpp>
-#include <heed/core/setting.hpp>
-#include <heed/kernel/mods.hpp>
 #include <heed/kernel/softmax_walk.hpp>
 
 #include <span>
 
 HEED_ARCH_BEGIN
 namespace detail {
-
-/// What a call asks of its queries and its outputs; all of it checked.
-template <class S>
-struct softmax_rows {
-  using T = accumulator_t<S>;
-  view<const S, 4> q;     // [B,H,N,D]
-  view<S, 4> out;         // [B,H,N,E]
-  view<T, 3> lse;         // [B,H,N] or empty
-  view<const T, 1> sink;  // [H] or empty
-  view<const S, 4> bias;  // broadcast to [B,H,N,M], or empty
-  double scale;
-  sequence_offsets cu_q;
-};
-
-/// One set of keys that the queries attend to; a call has one or several.
-template <class S, class Mask>
-struct softmax_segment_rows {
-  using T = accumulator_t<S>;
-  view<const S, 4> k;  // [B,G,M,D], batch stride 0 if shared
-  view<const S, 4> v;  // [B,G,M,E]
-  sequence_offsets cu_k;
-  windowed<Mask> mask;
-  setting<index_t> q_offset;
-  index_t kv_offset;
-  view<const T, 1> log_weight;  // [H] or empty
-  double blend;                 // factor of this segment's own softmax; used if the call blends
-};
-
-/// The keys and values of kv head `group` that one sequence has in a segment.
-template <class S, class Mask>
-dense_source<S> source_of(const softmax_segment_rows<S, Mask>& segment, int sequence, index_t group) noexcept {
-  const bool packed = static_cast<bool>(segment.cu_k);
-  const index_t batch = packed ? 0 : sequence, first = packed ? segment.cu_k.at(sequence) : 0;
-  const index_t count = packed ? segment.cu_k.at(sequence + 1) - first : segment.k.extent(2);
-  if (count == 0) return {};
-  return {&segment.k(batch, group, first, 0), &segment.v(batch, group, first, 0), segment.k.stride(2),
-          segment.v.stride(2), count};
-}
-
-/// Queries of one head that make a task: rows [first, first + count) of sequence `sequence`.
-struct query_rows {
-  int sequence, head;
-  index_t first;
-  int count;
-};
 
 /// Numbers the tasks of a call, `size` queries each. Packed sequences get floor(cu[s] / size) + s as their first
 /// number, which leaves enough numbers for each without a table; some stay empty.
@@ -135,31 +87,16 @@ template <class A, class S, class Mask, class... Mods>
 HEED_NOINLINE void attend_segment(softmax_workspace<S, A>& space, int first_tile, int tile_count,
                                   const softmax_rows<S>& rows, const query_rows& at,
                                   const softmax_segment_rows<S, Mask>& segment, const score_chain<Mods...>& chain) {
-  using T = accumulator_t<S>;
-  using shape = tile_shape<T, A>;
-  const bool packed = static_cast<bool>(rows.cu_q);
-  const index_t group = at.head / (rows.q.extent(1) / segment.k.extent(1));
-  const index_t batch = packed ? 0 : at.sequence;
-  const index_t queries = packed ? rows.cu_q.at(at.sequence + 1) - rows.cu_q.at(at.sequence) : rows.q.extent(2);
-  const dense_source<S> source = source_of(segment, at.sequence, group);
-  if (source.count == 0) return;
-
-  const T log_weight = segment.log_weight ? segment.log_weight[at.head] : T(0);
-  if (log_weight == -std::numeric_limits<T>::infinity()) return;
-  bias_rows<S> bias;
-  if (rows.bias) {
-    const index_t query_stride = rows.bias.stride(2), key_stride = rows.bias.stride(3);
-    bias = {&rows.bias(batch, at.head, 0, 0), query_stride, key_stride,
-            query_stride != 0 && key_stride == 1 && queries * source.count * index_t(sizeof(S)) > near_bytes};
-  }
-  const index_t q_offset = segment.q_offset.or_default(source.count - queries);
-  const index_t first = at.first + first_tile * shape::queries;
+  using shape = tile_shape<accumulator_t<S>, A>;
+  const index_t queries = rows.queries(at.sequence).count, before = index_t(first_tile) * shape::queries;
+  const query_rows some{at.sequence, at.head, at.first + before,
+                        std::min(tile_count * shape::queries, at.count - static_cast<int>(before))};
+  const auto m = meet<A>(some, rows.q.extent(1), queries, rows.bias, segment);
   // Of the largest task that these tiles may be part of: their walk must not depend on how many are together.
   constexpr index_t together = shape::tiles * shape::queries;
-  const index_t last = std::min(queries, (first / together + 1) * together) - 1;
-  const tile_place place{at.sequence, at.head, static_cast<int>(first + q_offset), 0};
-  attend<T, A>(space.tiles + first_tile, tile_count, space.buffers, source, place, first, last + q_offset,
-               static_cast<int>(segment.kv_offset), bias, log_weight * log2_e<T>, segment.mask, chain);
+  const index_t last = std::min(queries, (some.first / together + 1) * together) - 1;
+  attend(space.tiles + first_tile, tile_count, space.buffers, m, m.place.query + (last - some.first), segment.mask,
+         chain);
 }
 
 /// Query rows of a task: several tiles, if there are enough for every worker to get many tasks.
@@ -194,9 +131,8 @@ void run_softmax(const checker& check, const softmax_rows<S>& rows, const ForEac
     if (at.count == 0) return;
     scratch_cursor cursor(memory.data() + worker * share);
     softmax_workspace<S, A> space(cursor, features, value_features, bias, blend);
-    const bool packed = static_cast<bool>(rows.cu_q);
-    const index_t batch = packed ? 0 : at.sequence;
-    const index_t row = at.first + (packed ? rows.cu_q.at(at.sequence) : 0);
+    const sequence_span queries = rows.queries(at.sequence);
+    const index_t batch = queries.batch, row = queries.first + at.first;
     const int tile_count = (at.count + shape::queries - 1) / shape::queries;
     for (int i = 0; i < tile_count; ++i)
       space.tiles[i].load_queries(&rows.q(batch, at.head, row + i * shape::queries, 0), rows.q.stride(2),

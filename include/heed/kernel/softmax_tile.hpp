@@ -25,7 +25,8 @@ enum class tile_care {
 };
 
 /// The state of `queries` query rows against the keys absorbed so far, in base 2:
-///   reference m [lane]         an upper bound, up to a slack, of the logits seen; -inf before the first visible key
+///   reference m [lane]         what weights are relative to, near the greatest logit seen; -inf before the first
+///                              visible key
 ///   sum       l [lane]         sum of 2^(z - m)
 ///   output    o [feature][lane] sum of 2^(z - m) v
 /// Tile buffers are [row][lane] with a pitch of `queries` lanes.

@@ -29,17 +29,27 @@ HEED_INLINE void for_rows(index_t rows, F f) {
   for (; r < rows; ++r) f(std::integral_constant<int, 1>{}, r);
 }
 
+/// Calls emit(j, v, start[lane] + row_j . lane's own row) for `count` rows and each vector v of lanes, while the sums
+/// are in registers. `lanes` holds [feature][lane].
+template <int Vectors, class T, class A, class Emit>
+HEED_INLINE void row_products(const T* rows, index_t stride, int count, const T* lanes, index_t features,
+                              const T* start, Emit emit) noexcept {
+  using P = pack<T, A>;
+  for_rows<Vectors, T, A>(count, [&](auto some, index_t r) {
+    outer_product<decltype(some)::value, Vectors, T, A>(
+        rows + r * stride, stride, unit_step{}, lanes, fixed_step<tile_shape<T, A>::queries>{}, features,
+        [&](int, int v) { return P::load_aligned(start + v * P::lanes); },
+        [&](int i, int v, P sum) { emit(r + i, v, sum); });
+  });
+}
+
 /// scores[j][lane] = start[lane] + k_j . q_lane for `count` keys.
 template <int Vectors, class T, class A>
 HEED_NOINLINE void key_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
                              const T* start, T* scores) noexcept {
   using P = pack<T, A>;
-  constexpr int pitch = tile_shape<T, A>::queries;
-  for_rows<Vectors, T, A>(count, [&](auto rows, index_t r) {
-    outer_product<decltype(rows)::value, Vectors, T, A>(
-        keys + r * stride, stride, unit_step{}, queries, fixed_step<pitch>{}, features,
-        [&](int, int v) { return P::load_aligned(start + v * P::lanes); },
-        [&](int i, int v, P s) { s.store_aligned(scores + (r + i) * pitch + v * P::lanes); });
+  row_products<Vectors, T, A>(keys, stride, count, queries, features, start, [&](index_t j, int v, P s) {
+    s.store_aligned(scores + j * tile_shape<T, A>::queries + v * P::lanes);
   });
 }
 
@@ -48,19 +58,13 @@ template <int Vectors, class T, class A>
 HEED_NOINLINE void weight_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
                                 const T* start, T* total, T* weights) noexcept {
   using P = pack<T, A>;
-  constexpr int pitch = tile_shape<T, A>::queries;
   static_assert(exp2_saturates<T, A>, "a logit far above the reference must show in the sum");
   P sum[Vectors];
   for (int v = 0; v < Vectors; ++v) sum[v] = P::load_aligned(total + v * P::lanes);
-  for_rows<Vectors, T, A>(count, [&](auto rows, index_t r) {
-    outer_product<decltype(rows)::value, Vectors, T, A>(
-        keys + r * stride, stride, unit_step{}, queries, fixed_step<pitch>{}, features,
-        [&](int, int v) { return P::load_aligned(start + v * P::lanes); },
-        [&](int i, int v, P z) {
-          const P p = exp2_bounded<precision::weight>(z);
-          sum[v] += p;
-          p.store_aligned(weights + (r + i) * pitch + v * P::lanes);
-        });
+  row_products<Vectors, T, A>(keys, stride, count, queries, features, start, [&](index_t j, int v, P z) {
+    const P p = exp2_bounded<precision::weight>(z);
+    sum[v] += p;
+    p.store_aligned(weights + j * tile_shape<T, A>::queries + v * P::lanes);
   });
   for (int v = 0; v < Vectors; ++v) sum[v].store_aligned(total + v * P::lanes);
 }

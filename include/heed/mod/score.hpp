@@ -117,8 +117,8 @@ symmetric_alibi(C&&) -> symmetric_alibi<detail::element_in_t<C>>;
 /// A learned bias by distance, clipped at R.   z = score + table[h, clamp(kv - q, -R, R) + R]
 /// table: [H, 2 R + 1] of float or double, or [1, 2 R + 1] or [2 R + 1] for all heads; a view or tensor that outlives
 /// the mod (a container, if it is one row). Biases by T5 buckets: expand them first, with t5_expand.
-/// gradients: softmax_backward adds to it what each element of the table gets; of the table's extents ([1, 2 R + 1] for one
-/// row), default none.
+/// gradients: softmax_backward adds to it what each element of the table gets; of the table's extents ([1, 2 R + 1] for
+/// one row), default none.
 /// Throws heed::invalid_argument: an even number of distances, other extents of gradients.
 template <class U>
 class relative_bias {

@@ -1,7 +1,8 @@
 /// `pack`, `index_pack`, `mask_pack`: one vector register of scores, integers or truth values, with ordinary operators.
 ///
-/// Thin wrappers over xsimd::batch, or over vectors of heed's own where there is no xsimd. They give one spelling for xsimd
-/// 8.1 to its newest, fused multiply-add where that xsimd release has none, and mixed arithmetic of scores with positions.
+/// Thin wrappers over xsimd::batch, or over vectors of heed's own where there is no xsimd. They give one spelling for
+/// xsimd 8.1 to its newest, fused multiply-add where that xsimd release has none, and mixed arithmetic of scores with
+/// positions.
 /// Everything is inlined.
 #pragma once
 
@@ -18,7 +19,8 @@ HEED_ARCH_BEGIN
 
 namespace detail {
 
-/// The same bits as another batch or batch_bool. xsimd's bitwise_cast takes different arguments from one release to the next.
+/// The same bits as another batch or batch_bool. xsimd's bitwise_cast takes different arguments from one release to the
+/// next.
 template <class To, class From>
 HEED_INLINE To reinterpret_batch(From from) noexcept {
   return To(__builtin_bit_cast(typename To::register_type, from.data));
@@ -99,12 +101,24 @@ struct index_pack {
   HEED_INLINE friend index_pack operator*(index_pack a, index_pack b) noexcept { return {a.value * b.value}; }
   HEED_INLINE friend index_pack operator-(index_pack a) noexcept { return {-a.value}; }
 
-  HEED_INLINE friend mask_pack<T, A> operator==(index_pack a, index_pack b) noexcept { return as_mask(a.value == b.value); }
-  HEED_INLINE friend mask_pack<T, A> operator!=(index_pack a, index_pack b) noexcept { return as_mask(a.value != b.value); }
-  HEED_INLINE friend mask_pack<T, A> operator<(index_pack a, index_pack b) noexcept { return as_mask(a.value < b.value); }
-  HEED_INLINE friend mask_pack<T, A> operator<=(index_pack a, index_pack b) noexcept { return as_mask(a.value <= b.value); }
-  HEED_INLINE friend mask_pack<T, A> operator>(index_pack a, index_pack b) noexcept { return as_mask(a.value > b.value); }
-  HEED_INLINE friend mask_pack<T, A> operator>=(index_pack a, index_pack b) noexcept { return as_mask(a.value >= b.value); }
+  HEED_INLINE friend mask_pack<T, A> operator==(index_pack a, index_pack b) noexcept {
+    return as_mask(a.value == b.value);
+  }
+  HEED_INLINE friend mask_pack<T, A> operator!=(index_pack a, index_pack b) noexcept {
+    return as_mask(a.value != b.value);
+  }
+  HEED_INLINE friend mask_pack<T, A> operator<(index_pack a, index_pack b) noexcept {
+    return as_mask(a.value < b.value);
+  }
+  HEED_INLINE friend mask_pack<T, A> operator<=(index_pack a, index_pack b) noexcept {
+    return as_mask(a.value <= b.value);
+  }
+  HEED_INLINE friend mask_pack<T, A> operator>(index_pack a, index_pack b) noexcept {
+    return as_mask(a.value > b.value);
+  }
+  HEED_INLINE friend mask_pack<T, A> operator>=(index_pack a, index_pack b) noexcept {
+    return as_mask(a.value >= b.value);
+  }
 
   HEED_INLINE friend index_pack min(index_pack a, index_pack b) noexcept {
     return {detail::min_or_second(a.value, b.value)};
@@ -116,8 +130,8 @@ struct index_pack {
   HEED_INLINE friend index_pack select(mask_pack<T, A> which, index_pack a, index_pack b) noexcept {
     // xsimd 8 cannot select 32-bit integers under AVX-512 at -O0, floats it can.
     using real_batch = detail::batch<T, A>;
-    return {detail::reinterpret_batch<batch_type>(select(
-        which.value, detail::reinterpret_batch<real_batch>(a.value), detail::reinterpret_batch<real_batch>(b.value)))};
+    return {detail::reinterpret_batch<batch_type>(select(which.value, detail::reinterpret_batch<real_batch>(a.value),
+                                                         detail::reinterpret_batch<real_batch>(b.value)))};
   }
 
   /// Applies a function of one int to each lane. For what vector units have no instruction for.

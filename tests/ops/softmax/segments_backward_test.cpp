@@ -4,6 +4,7 @@
 #include "support/catch.hpp"
 
 #include <heed/mod/masks.hpp>
+#include <heed/ops/softmax/segments.hpp>
 #include <heed/ops/softmax/segments_backward.hpp>
 
 #include <array>

@@ -4,8 +4,8 @@
 #include <heed/core/error.hpp>
 #include <heed/core/executor.hpp>
 #include <heed/core/float16.hpp>
-#include <heed/ops/position/rotary_options.hpp>
-#include <heed/ops/position/rotary_table.hpp>
+#include <heed/core/rotary_options.hpp>
+#include <heed/kernel/rotary_table.hpp>
 
 #include <cmath>
 #include <cstring>
@@ -174,8 +174,8 @@ void rotary_on(const char* op, double direction, const view<const S, 4>& x, cons
   auto* const frequencies = reinterpret_cast<double*>(scratch.data());
   rotary_frequencies(options.base, features, frequencies);
 
-  const rotary_work<S> work{x,        out,           positions,  direction * options.position_scale,
-                            features, options.layout, frequencies};
+  const rotary_work<S> work{x,          out, positions, direction * options.position_scale, features, options.layout,
+                            frequencies};
   // Tasks are cut by shape alone. Where there are few blocks of tokens, the rows that share a table are divided too.
   const index_t tokens = work.tokens(), rows = work.rows();
   const index_t blocks = (tokens + rotary_block - 1) / rotary_block;

@@ -49,9 +49,10 @@ void softmax_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4
                          view<S, 4> dv, const softmax_backward_options<S>& options, const Mods&... mods) {
   static_assert(element<S>, "heed::softmax_backward: tensors must be float, double, heed::bfloat16 or heed::float16");
   static_assert(mask_count<Mods...> <= 1, "heed::softmax_backward: at most one mask; compose masks with &, | and !");
-  static_assert((... && (is_mask<Mods> || is_differentiable_mod<Mods, accumulator_t<S>>)),
-                "heed::softmax_backward: a mod must be callable as mask(position) -> bool or score_mod(score, position) -> "
-                "score, the latter with scores that are heed::dual numbers: write it with `auto`");
+  static_assert(
+      (... && (is_mask<Mods> || is_differentiable_mod<Mods, accumulator_t<S>>)),
+      "heed::softmax_backward: a mod must be callable as mask(position) -> bool or score_mod(score, position) -> "
+      "score, the latter with scores that are heed::dual numbers: write it with `auto`");
   if constexpr (element<S> && are_backward_mods<S, Mods...>) {
     const checker check("softmax_backward");
     check_backward_queries(check, q, out, lse, dout, dq, options.dlse, options.sink, options.scale, options.softcap);
@@ -60,7 +61,8 @@ void softmax_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4
     check_positions(check, q.extent(2), k.extent(2), options.q_offset, options.kv_offset);
     check_window(check, options.window_left, options.window_right);
     check_packed(check, q, k, options.cu_seqlens_q, options.cu_seqlens_k, static_cast<bool>(options.bias));
-    const view<const S, 4> bias = broadcast_bias(check, options.bias, q.extent(0), q.extent(1), q.extent(2), k.extent(2));
+    const view<const S, 4> bias =
+        broadcast_bias(check, options.bias, q.extent(0), q.extent(1), q.extent(2), k.extent(2));
     check_sink_gradient(check, q, options.sink, options.dsink);
     check_bias_gradient(check, options.bias, options.dbias);
     const auto inputs_apart = [&](const auto& output, const char* name) {
@@ -100,8 +102,9 @@ void softmax_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4
                                                           1},
                                                          dk,
                                                          dv};
-    run_softmax_backward<A>(check, rows, [&](const auto& f) { f(segment); }, find_score_mods(options.softcap, mods...),
-                            options.scratch, resolve(options.executor));
+    run_softmax_backward<A>(
+        check, rows, [&](const auto& f) { f(segment); }, find_score_mods(options.softcap, mods...), options.scratch,
+        resolve(options.executor));
   }
 }
 
@@ -114,7 +117,8 @@ void softmax_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4
 ///     dq_i = scale sum_j ds_ij k_j     dk_j = scale sum_i ds_ij q_i     dv_j = sum_i P_ij dout_i
 /// where the sums of dk and dv go over all queries of the H / G heads that share a kv head.
 ///
-/// q    [B,H,N,D]  queries         k    [B,G,M,D]  keys          v    [B,G,M,E]  values, all as given to softmax_forward
+/// q    [B,H,N,D]  queries         k    [B,G,M,D]  keys          v    [B,G,M,E]  values: what
+///                 softmax_forward was given
 /// out  [B,H,N,E]  what softmax_forward returned
 /// lse  [B,H,N]    what it returned in options.lse
 /// dout [B,H,N,E]  gradient by out
@@ -122,20 +126,22 @@ void softmax_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4
 /// dk   [B,G,M,D]  gradient by k
 /// dv   [B,G,M,E]  gradient by v. Element types are those of dq.
 /// options         see softmax_backward_options
-/// mods            those of the forward call. Score mods are called with heed::dual numbers, so their parameters must be
-///                 `auto`; masks are not differentiated.
+/// mods            those of the forward call. Score mods are called with heed::dual numbers, so their parameters must
+///                 be `auto`; masks are not differentiated.
 ///
 /// Legal edges: N = 0, M = 0. Rows that see nothing (lse = -inf) have gradient 0, and ignore their dout and dlse. In a
-/// packed batch, rows past the last offset are left as they are. Excluded pairs take no part, whatever their queries, keys,
-/// values and upstream gradients hold.
-/// Cost: 5 / 2 of softmax_forward, with dbias 7 / 2. Scratch O(D + E) a worker; where B times the kv heads is below 16, up to 16 partial sums
-/// of the size of dk and dv in the accumulator's type, 64 MiB of them or two a head; for 16-bit types besides, dk and dv of
-/// one kv head a worker in float (softmax_backward_scratch_bytes): options.scratch, or memory that the thread keeps.
+/// packed batch, rows past the last offset are left as they are. Excluded pairs take no part, whatever their queries,
+/// keys, values and upstream gradients hold.
+/// Cost: 5 / 2 of softmax_forward, with dbias 7 / 2. Scratch O(D + E) a worker; where B times the kv heads is below 16,
+/// up to 16 partial sums of the size of dk and dv in the accumulator's type, 64 MiB of them or two a head; for 16-bit
+/// types besides, dk and dv of one kv head a worker in float (softmax_backward_scratch_bytes): options.scratch, or
+/// memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads.
 /// Accuracy: accumulates in float (double for double); each gradient is within twice the bound of docs/softmax.md.
-/// Throws heed::invalid_argument before any write: all that softmax_forward throws for, lse missing, extents of out, lse,
-/// dout, dlse and the gradients that do not fit, dsink without a sink, dbias without a bias.
-/// Paper: Rabe and Staats, Self-attention Does Not Need O(n^2) Memory, 2021; Dao et al., FlashAttention, 2022, algorithm 4.
+/// Throws heed::invalid_argument before any write: all that softmax_forward throws for, lse missing, extents of out,
+/// lse, dout, dlse and the gradients that do not fit, dsink without a sink, dbias without a bias.
+/// Paper: Rabe and Staats, Self-attention Does Not Need O(n^2) Memory, 2021; Dao et al., FlashAttention, 2022,
+/// algorithm 4.
 template <writable<4> DQ, writable<4> DK, writable<4> DV, class... Mods>
 void softmax_backward(std::type_identity_t<view<const element_of_t<DQ>, 4>> q,
                       std::type_identity_t<view<const element_of_t<DQ>, 4>> k,

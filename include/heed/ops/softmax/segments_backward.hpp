@@ -5,12 +5,12 @@
 #include <heed/core/softmax_backward_options.hpp>
 #include <heed/kernel/softmax_backward_run.hpp>
 #include <heed/kernel/softmax_checks.hpp>
-#include <heed/ops/softmax/segments.hpp>
+#include <heed/kernel/softmax_segments.hpp>
 
 HEED_ARCH_BEGIN
 
-/// Where the gradients of one segment go: tensors of the extents of its keys and values. A segment whose batch extent is
-/// 1 gets the sum over all batch entries.
+/// Where the gradients of one segment go: tensors of the extents of its keys and values. A segment whose batch extent
+/// is 1 gets the sum over all batch entries.
 template <class T>
 struct softmax_segment_gradients {
   view<T, 4> dk;
@@ -41,10 +41,11 @@ auto gradient_segments(const Segments& segments, const Gradients& gradients, ind
 
 }  // namespace detail
 
-/// Scratch, in bytes, that softmax_segments_backward needs: what `options.scratch` must hold. Of tensors, only extents and
-/// cu_seqlens are looked at.
+/// Scratch, in bytes, that softmax_segments_backward needs: what `options.scratch` must hold. Of tensors, only extents
+/// and cu_seqlens are looked at.
 template <element T, class Segments, class Gradients, class... Mods>
-index_t softmax_segments_backward_scratch_bytes(const std::type_identity_t<view<const T, 4>>& q, const Segments& segments,
+index_t softmax_segments_backward_scratch_bytes(const std::type_identity_t<view<const T, 4>>& q,
+                                                const Segments& segments,
                                                 const std::type_identity_t<view<const T, 4>>& out,
                                                 const Gradients& gradients,
                                                 const std::type_identity_t<softmax_backward_options<T>>& options = {},
@@ -55,22 +56,32 @@ index_t softmax_segments_backward_scratch_bytes(const std::type_identity_t<view<
       detail::find_score_mods(options.softcap, mods...), detail::resolve(options.executor));
 }
 
-/// Gradients of a loss by q and by the keys and values of every segment, given those by out (and by lse): of the union of
-/// the segments, see softmax_segments_forward, as softmax_backward computes them.
+/// Gradients of a loss by q and by the keys and values of every segment, given those by out (and by lse).
 ///
-/// q, segments      as given to forward; no segment may have a blend (then each has a softmax of its own: call
-///                  softmax_backward for each, with its own out and lse, and blend times dout)
-/// out, lse         what forward returned, of the union
-/// dout [B,H,N,E]   gradient by out
-/// dq   [B,H,N,D]   output
-/// gradients        a contiguous range of as many softmax_segment_gradients as there are segments, all outputs
-/// options          softmax_backward_options; what concerns keys belongs to the segments, and there is no bias
-/// mods             score mods of the forward call, callable with heed::dual numbers
+/// With P_s,ij = exp(z_s,ij + a_s - lse_i), of visible pairs, and z_s and a_s as in softmax_segments_forward:
+///     dz_s,ij = P_s,ij (dout_i . v_s,j - dout_i . out_i + dlse_i)
+/// and dq_i, which sums over all segments, dk_s and dv_s are those of softmax_backward.
 ///
+/// q         [B,H,N,D]  queries
+/// segments             as given to softmax_segments_forward; none may have a blend: such a segment has a softmax of its
+///                      own, whose gradients softmax_backward gives for its own out and lse and blend times dout
+/// out       [B,H,N,E]  what softmax_segments_forward returned
+/// lse       [B,H,N]    what it returned in options.lse
+/// dout      [B,H,N,E]  gradient by out
+/// dq        [B,H,N,D]  gradient by q, an output
+/// gradients            a contiguous range of softmax_segment_gradients, one for each segment: outputs, dk [B,G,M_s,D]
+///                      and dv [B,G,M_s,E], B = 1 where the segment's is
+/// options              softmax_backward_options; what concerns keys belongs to the segments, and there is no bias
+/// mods                 score mods of the forward call, callable with heed::dual numbers
+///
+/// Legal edges: no segments, empty segments; rows that see nothing have gradient 0.
 /// Cost: that of softmax_backward over all keys. Scratch as softmax_backward, and for a segment that all batch entries
 /// share a partial sum for each.
 /// Deterministic: bit-equal for any executor and number of threads.
-/// Throws heed::invalid_argument as softmax_backward and softmax_segments_forward; another number of gradients.
+/// Accuracy: as softmax_backward.
+/// Throws heed::invalid_argument before any write, as softmax_backward and softmax_segments_forward; another number of
+/// gradients than of segments; a blend.
+/// Paper: as softmax_backward; Petrov et al., When Do Prompting and Prefix-Tuning Work?, 2023 (learned prefixes).
 template <class Segments, writable<4> DQ, class Gradients, class... Mods>
 void softmax_segments_backward(std::type_identity_t<view<const element_of_t<DQ>, 4>> q, const Segments& segments,
                                std::type_identity_t<view<const element_of_t<DQ>, 4>> out,
@@ -82,13 +93,15 @@ void softmax_segments_backward(std::type_identity_t<view<const element_of_t<DQ>,
   using S = element_of_t<DQ>;
   static_assert(element<S>,
                 "heed::softmax_segments_backward: tensors must be float, double, heed::bfloat16 or heed::float16");
-  static_assert((... && detail::is_differentiable_mod<Mods, accumulator_t<S>>),
-                "heed::softmax_segments_backward: mods must be callable as score_mod(score, position) -> score with scores that "
-                "are heed::dual numbers; masks belong to the segments");
+  static_assert(
+      (... && detail::is_differentiable_mod<Mods, accumulator_t<S>>),
+      "heed::softmax_segments_backward: mods must be callable as score_mod(score, position) -> score with scores that "
+      "are heed::dual numbers; masks belong to the segments");
   if constexpr (element<S> && (... && detail::is_differentiable_mod<Mods, accumulator_t<S>>)) {
     const view<S, 4> to = view_traits<std::remove_reference_t<DQ>>::make(dq);
     const detail::checker check("softmax_segments_backward");
-    detail::check_backward_queries(check, q, out, lse, dout, to, options.dlse, options.sink, options.scale, options.softcap);
+    detail::check_backward_queries(check, q, out, lse, dout, to, options.dlse, options.sink, options.scale,
+                                   options.softcap);
     detail::check_segment_options(check, options);
     check.require(!options.dbias, "options.dbias", "none without a bias", "an output");
     detail::check_sink_gradient(check, q, options.sink, options.dsink);
@@ -103,8 +116,8 @@ void softmax_segments_backward(std::type_identity_t<view<const element_of_t<DQ>,
     const auto inputs_apart = [&](const auto& output, const char* name) {
       detail::check_aliasing(check, output, name, q, out, lse, dout, options.sink, options.dlse);
       int number = 0;
-      detail::for_each_segment(segments,
-                               [&](const auto& segment) { detail::check_apart(check, output, name, number++, segment); });
+      detail::for_each_segment(
+          segments, [&](const auto& segment) { detail::check_apart(check, output, name, number++, segment); });
     };
     inputs_apart(to, "dq");
     inputs_apart(options.dsink, "options.dsink");
@@ -135,9 +148,9 @@ void softmax_segments_backward(std::type_identity_t<view<const element_of_t<DQ>,
                                                 {},
                                                 options.scale.or_default(1 / std::sqrt(double(q.extent(3)))),
                                                 options.cu_seqlens_q};
-    detail::run_softmax_backward<default_arch>(check, rows, detail::gradient_segments<S>(segments, gradients, q.extent(0)),
-                                               detail::find_score_mods(options.softcap, mods...), options.scratch,
-                                               detail::resolve(options.executor));
+    detail::run_softmax_backward<default_arch>(
+        check, rows, detail::gradient_segments<S>(segments, gradients, q.extent(0)),
+        detail::find_score_mods(options.softcap, mods...), options.scratch, detail::resolve(options.executor));
   }
 }
 

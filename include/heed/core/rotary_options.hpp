@@ -40,9 +40,9 @@ class rotary_positions {
 
   template <class C>
     requires(!requires { typename view_of_t<const C>; }) && (requires(const C& c) {
-      { *c.data() } -> std::convertible_to<double>;
-      { c.size() } -> std::convertible_to<std::size_t>;
-    })
+              { *c.data() } -> std::convertible_to<double>;
+              { c.size() } -> std::convertible_to<std::size_t>;
+            })
   HEED_INLINE rotary_positions(const C& positions) noexcept {
     take(view(positions.data(), {static_cast<index_t>(positions.size())}));
   }
@@ -66,10 +66,14 @@ class rotary_positions {
   HEED_INLINE constexpr double at(index_t b, index_t i) const noexcept {
     const index_t offset = b * stride_[0] + i * stride_[1];
     switch (kind_) {
-      case kind::int32: return static_cast<double>(static_cast<const std::int32_t*>(data_)[offset]);
-      case kind::int64: return static_cast<double>(static_cast<const std::int64_t*>(data_)[offset]);
-      case kind::real: return static_cast<const double*>(data_)[offset];
-      case kind::computed: break;
+      case kind::int32:
+        return static_cast<double>(static_cast<const std::int32_t*>(data_)[offset]);
+      case kind::int64:
+        return static_cast<double>(static_cast<const std::int64_t*>(data_)[offset]);
+      case kind::real:
+        return static_cast<const double*>(data_)[offset];
+      case kind::computed:
+        break;
     }
     return first_ + step_ * static_cast<double>(i);
   }

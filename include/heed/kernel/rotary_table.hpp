@@ -1,8 +1,8 @@
 /// Sines and cosines of the angles of a token, for every pair of features.
 #pragma once
 
+#include <heed/core/rotary_options.hpp>
 #include <heed/core/scratch.hpp>
-#include <heed/ops/position/rotary_options.hpp>
 #include <heed/simd/convert.hpp>
 #include <heed/simd/math.hpp>
 
@@ -27,7 +27,7 @@ HEED_INLINE void sine_cosine(pack<double, A> x, pack<double, A>& sine, pack<doub
   const real quarter = fma(real(-4.0), (k * real(0.25) + rounder) - rounder, k);  // in -2..2
 
   // Minimax polynomials on [-pi/4, pi/4] (the coefficients of fdlibm).
-  constexpr double s[] = {-1.66666666666666324348e-01, 8.33333333332248946124e-03, -1.98412698298579493134e-04,
+  constexpr double s[] = {-1.66666666666666324348e-01, 8.33333333332248946124e-03,  -1.98412698298579493134e-04,
                           2.75573137070700676789e-06,  -2.50507602534068634195e-08, 1.58969099521155010221e-10};
   constexpr double c[] = {4.16666666666666019037e-02,  -1.38888888888741095749e-03, 2.48015872894767294178e-05,
                           -2.75573143513906633035e-07, 2.08757232129817482790e-09,  -1.13596475577881948265e-11};
