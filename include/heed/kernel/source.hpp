@@ -1,8 +1,9 @@
-/// Where keys and values come from. The tile engine asks a source for runs of rows and never knows how they are stored.
+/// Where keys and values come from. The engine asks a source for rows and never knows how they are stored.
 #pragma once
 
 #include <heed/config.hpp>
 #include <heed/core/view.hpp>
+#include <heed/simd/arch.hpp>
 
 #include <concepts>
 
@@ -17,15 +18,28 @@ struct row_run {
   index_t count;
 };
 
-/// A source of one (batch entry, kv head): `count` keys, of which `keys(first, most)` and `values(first, most)` return
-/// the longest run of at most `most` rows that starts at row `first`. A dense tensor answers with one run, a paged
-/// cache with what is left of a page.
-template <class Source, class S>
-concept key_value_source = requires(const Source& source, index_t i) {
+/// A source of one (sequence, kv head): `count` keys and their values, as rows of `storage_type`. `keys(first, most)` and
+/// `values(first, most)` return the longest run of at most `most` rows that starts at row `first`. A dense tensor answers
+/// with one run, a paged cache with what is left of a page.
+template <class Source>
+concept row_source = requires(const Source& source, index_t i) {
+  typename Source::storage_type;
   { source.count } -> std::convertible_to<index_t>;
-  { source.keys(i, i) } -> std::same_as<row_run<S>>;
-  { source.values(i, i) } -> std::same_as<row_run<S>>;
+  { source.keys(i, i) } -> std::same_as<row_run<typename Source::storage_type>>;
+  { source.values(i, i) } -> std::same_as<row_run<typename Source::storage_type>>;
 };
+
+/// A source whose rows are no numbers yet: `load_keys<T, A>(first, n, to, pitch)` and `load_values<T, A>` write rows
+/// [first, first + n) to `to`, `pitch` elements apart, aligned; they may fill up vectors with zeros.
+template <class Source>
+concept coded_source = requires(const Source& source, index_t i, float* to) {
+  { source.count } -> std::convertible_to<index_t>;
+  source.template load_keys<float, default_arch>(i, int(i), to, i);
+  source.template load_values<float, default_arch>(i, int(i), to, i);
+};
+
+template <class Source>
+concept key_value_source = row_source<Source> || coded_source<Source>;
 
 /// Rows at a fixed stride: a dense tensor, or one sequence of a packed batch.
 template <class S>
@@ -46,4 +60,22 @@ struct dense_source {
 };
 
 }  // namespace detail
+
+/// What operators ask of a cache: for sequence b and kv head g, keys and values in `pieces` pieces of consecutive positions.
+///
+/// piece(b, g, p)   the source of piece p, whose `count` may be 0; rows are in order of position
+/// position(b, p)   position of its first key
+/// end(b)           position after the newest key of the sequence
+template <class C>
+concept key_value_cache = requires(const C& cache, index_t i) {
+  { C::pieces } -> std::convertible_to<int>;
+  { cache.batch() } -> std::convertible_to<index_t>;
+  { cache.kv_heads() } -> std::convertible_to<index_t>;
+  { cache.features() } -> std::convertible_to<index_t>;
+  { cache.value_features() } -> std::convertible_to<index_t>;
+  { cache.piece(i, i, int(i)) } -> detail::key_value_source;
+  { cache.position(i, int(i)) } -> std::convertible_to<index_t>;
+  { cache.end(i) } -> std::convertible_to<index_t>;
+};
+
 HEED_ARCH_END
