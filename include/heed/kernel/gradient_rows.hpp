@@ -32,14 +32,14 @@ struct softmax_gradient_rows {
 /// One set of keys, and where their gradients go.
 template <class S, class Mask>
 struct softmax_gradient_segment {
-  softmax_segment_rows<S, Mask> rows;
+  softmax_segment_rows<accumulator_t<S>, dense_keys<S>, Mask> rows;
   view<S, 4> dk;  // [B,G,M,D], or [1,G,M,D] if all batch entries share the segment
   view<S, 4> dv;  // [B,G,M,E] or [1,G,M,E]
 
-  bool shared() const noexcept { return dk.extent(0) == 1 && rows.k.extent(0) != 1; }
+  bool shared() const noexcept { return dk.extent(0) == 1 && rows.keys.k.extent(0) != 1; }
   /// Where the gradients of a sequence's keys lie in dk and dv.
   sequence_span keys(index_t sequence) const noexcept {
-    const sequence_span span = rows.keys(sequence);
+    const sequence_span span = rows.keys.span(sequence);
     return {shared() ? 0 : span.batch, span.first, span.count};
   }
 };

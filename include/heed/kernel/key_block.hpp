@@ -35,7 +35,10 @@ class key_block {
  public:
   key_block(const Source& source, index_t first, int count, const tile_buffers<T, A>& buffers) noexcept
       : source_(source), first_(first), count_(count), buffers_(buffers) {
-    if constexpr (converted) {
+    if constexpr (coded_source<Source>) {
+      source.template load_keys<T, A>(first, count, buffers.keys, conflict_free_pitch<T>(buffers.features));
+      source.template load_values<T, A>(first, count, buffers.values, conflict_free_pitch<T>(buffers.value_features));
+    } else if constexpr (converted) {
       convert(keys(), buffers_.features, buffers_.keys);
       convert(values(), buffers_.value_features, buffers_.values);
     }
@@ -55,7 +58,7 @@ class key_block {
   }
 
  private:
-  static constexpr bool converted = !std::is_same_v<typename Source::storage_type, T>;
+  static constexpr bool converted = converts_rows<Source, T>;
 
   auto keys() const noexcept {
     return [this](index_t row, index_t most) { return source_.keys(row, most); };

@@ -55,8 +55,8 @@ class softmax_backward_run {
     const index_t heads = rows.q.extent(1), sequences = rows.sequences();
     index_t units = heads, most_queries = 0, rows_of_part = 0;
     for_each_segment([&](const auto& segment) {
-      units = std::gcd(units, segment.rows.k.extent(1));
-      rows_of_part += segment.rows.k.extent(0) * segment.rows.k.extent(1) * segment.rows.k.extent(2);
+      units = std::gcd(units, segment.rows.keys.k.extent(1));
+      rows_of_part += segment.rows.keys.k.extent(0) * segment.rows.keys.k.extent(1) * segment.rows.keys.k.extent(2);
     });
     for (index_t s = 0; s < sequences; ++s) most_queries = std::max(most_queries, rows.queries(s).count);
     partition_ = {sequences, units, units == 0 ? 0 : heads / units, 1, index_t(shape::tiles) * shape::queries};
@@ -90,7 +90,7 @@ class softmax_backward_run {
       if (bytes_of(segment) > 0 || segment.shared()) {
         const T* const from = reinterpret_cast<const T*>(shared + sums);
         auto add = [&](index_t number, index_t) { add_up(segment, from, number); };
-        for_each_task(where, segment.rows.k.extent(1) * pieces_of_head, add);
+        for_each_task(where, segment.rows.keys.k.extent(1) * pieces_of_head, add);
       }
       sums += bytes_of(segment);
     });
@@ -144,8 +144,8 @@ class softmax_backward_run {
   }
   template <class Segment>
   index_t bytes_of(const Segment& segment) const noexcept {
-    return slots_of(segment) * segment.dk.extent(0) * segment.rows.k.extent(1) * segment.rows.k.extent(2) * row_pitch_ *
-           index_t(sizeof(T));
+    return slots_of(segment) * segment.dk.extent(0) * segment.rows.keys.k.extent(1) * segment.rows.keys.k.extent(2) *
+           row_pitch_ * index_t(sizeof(T));
   }
 
   /// Of the gradients by what score mods learn, one set a task.
@@ -160,7 +160,7 @@ class softmax_backward_run {
     for (index_t s = 0; s < partition_.sequences; ++s) {
       index_t rows = 0;
       for_each_segment_([&](const auto& segment) {
-        if (!segment.shared()) rows += segment.keys(s).count * (segment.rows.k.extent(1) / partition_.units);
+        if (!segment.shared()) rows += segment.keys(s).count * (segment.rows.keys.k.extent(1) / partition_.units);
       });
       most = std::max(most, rows);
     }
@@ -173,14 +173,15 @@ class softmax_backward_run {
   template <class F>
   void for_targets(index_t sequence, index_t unit, index_t part, std::byte* shared, T* own, F f) const {
     for_each_segment_([&](const auto& segment) {
-      const index_t groups = segment.rows.k.extent(1);
+      const index_t groups = segment.rows.keys.k.extent(1);
       const auto [batch, first, keys] = segment.keys(sequence);
       for (index_t g = unit * (groups / partition_.units); g < (unit + 1) * (groups / partition_.units); ++g) {
         const index_t slot = segment.shared() ? sequence * partition_.parts + part : part - (same_type ? 1 : 0);
         if (keys == 0) {
           f(segment, g, gradient_target<T>{});
         } else if (slots_of(segment) > 0 && slot >= 0) {
-          const index_t row = ((slot * segment.dk.extent(0) + batch) * groups + g) * segment.rows.k.extent(2) + first;
+          const index_t row =
+              ((slot * segment.dk.extent(0) + batch) * groups + g) * segment.rows.keys.k.extent(2) + first;
           f(segment, g, target_of(reinterpret_cast<T*>(shared) + row * row_pitch_));
         } else if constexpr (same_type) {
           f(segment, g,
@@ -239,7 +240,7 @@ class softmax_backward_run {
                 std::min(shape::queries, at.count - i * shape::queries));
     for_targets(at.sequence, unit, part, shared, space.sums,
                 [&](const auto& segment, index_t group, const gradient_target<T>& target) {
-                  if (at.head / (rows_.q.extent(1) / segment.rows.k.extent(1)) == group)
+                  if (at.head / (rows_.q.extent(1) / segment.rows.keys.k.extent(1)) == group)
                     visit_keys(space, tile_count, at, segment, target, parameter_sums);
                 });
     for (int i = 0; i < tile_count; ++i)
@@ -427,9 +428,9 @@ class softmax_backward_run {
   template <class Segment>
   void add_up(const Segment& segment, const T* sums, index_t number) const {
     const index_t g = number / pieces_of_head, piece = number % pieces_of_head;
-    const index_t groups = segment.rows.k.extent(1), step = groups * segment.rows.k.extent(2) * row_pitch_;
+    const index_t groups = segment.rows.keys.k.extent(1), step = groups * segment.rows.keys.k.extent(2) * row_pitch_;
     if (segment.shared()) {
-      const index_t keys = segment.rows.k.extent(2), slots = slots_of(segment);
+      const index_t keys = segment.rows.keys.k.extent(2), slots = slots_of(segment);
       for (index_t j = keys * piece / pieces_of_head; j < keys * (piece + 1) / pieces_of_head; ++j) {
         const T* const from = sums + (g * keys + j) * row_pitch_;
         sum_rows<T, A>(from, step, slots, false, &segment.dk(0, g, j, 0), features_);
@@ -441,7 +442,7 @@ class softmax_backward_run {
       const index_t used = partition_.parts_of(rows_.queries(s).count) - (same_type ? 1 : 0);
       const auto [batch, first, keys] = segment.keys(s);
       for (index_t j = keys * piece / pieces_of_head; j < keys * (piece + 1) / pieces_of_head; ++j) {
-        const T* const from = sums + ((batch * groups + g) * segment.rows.k.extent(2) + first + j) * row_pitch_;
+        const T* const from = sums + ((batch * groups + g) * segment.rows.keys.k.extent(2) + first + j) * row_pitch_;
         const index_t apart = segment.dk.extent(0) * step;
         sum_rows<T, A>(from, apart, used, same_type, &segment.dk(batch, g, first + j, 0), features_);
         sum_rows<T, A>(from + key_pitch_, apart, used, same_type, &segment.dv(batch, g, first + j, 0), value_features_);

@@ -1,29 +1,16 @@
 /// What a softmax call works on: its queries, its segments of keys, and where the two meet.
 #pragma once
 
-#include <heed/core/sequence_offsets.hpp>
 #include <heed/core/setting.hpp>
+#include <heed/kernel/keys.hpp>
 #include <heed/kernel/mods.hpp>
 #include <heed/kernel/score.hpp>
-#include <heed/kernel/source.hpp>
 #include <heed/kernel/tile_io.hpp>
 
 #include <algorithm>
 
 HEED_ARCH_BEGIN
 namespace detail {
-
-/// Where the rows of a sequence lie in a tensor: `count` rows of entry `batch` of its first axis, from `first` on.
-struct sequence_span {
-  index_t batch, first, count;
-};
-
-/// Of a tensor with `rows` rows an entry, one sequence each, or with all sequences packed into its one entry.
-inline sequence_span span_of(const sequence_offsets& cu, index_t sequence, index_t rows) noexcept {
-  if (!cu) return {sequence, 0, rows};
-  const index_t first = cu.at(sequence);
-  return {0, first, cu.at(sequence + 1) - first};
-}
 
 /// The mask of a call: its window (-1: unbounded) and the caller's mask, both of which must agree to a pair.
 template <class Mask>
@@ -108,19 +95,22 @@ struct softmax_rows {
 };
 
 /// One set of keys that the queries attend to; a call has one or several.
-template <class S, class Mask>
+template <class T, class Keys, class Mask>
 struct softmax_segment_rows {
-  using T = accumulator_t<S>;
-  view<const S, 4> k;  // [B,G,M,D], batch stride 0 if shared
-  view<const S, 4> v;  // [B,G,M,E]
-  sequence_offsets cu_k;
+  Keys keys;
   windowed<Mask> mask;
   setting<index_t> q_offset;
   index_t kv_offset;
   view<const T, 1> log_weight;  // [H] or empty
   double blend;                 // factor of this segment's own softmax; used if the call blends
 
-  sequence_span keys(index_t sequence) const noexcept { return span_of(cu_k, sequence, k.extent(2)); }
+  /// Position of the first of `queries` queries.
+  index_t first_query(index_t sequence, index_t queries) const noexcept {
+    return q_offset.or_default(keys.end(sequence) - queries);
+  }
+  index_t first_key(index_t sequence) const noexcept { return keys.position(sequence) + kv_offset; }
+  /// What the weight of the segment adds to every logit of a head, in base 2.
+  T log_weight2(index_t head) const noexcept { return log_weight ? log_weight[head] * log2_e<T> : T(0); }
 };
 
 /// Queries of one head that make a task: rows [first, first + count) of sequence `sequence`.
@@ -154,32 +144,29 @@ struct meeting {
   }
 };
 
-template <class A, class S, class Mask>
+template <class A, class S, class Keys, class Mask>
 auto meet(const query_rows& at, index_t heads, index_t queries, const view<const S, 4>& bias,
-          const softmax_segment_rows<S, Mask>& segment) {
+          const softmax_segment_rows<accumulator_t<S>, Keys, Mask>& segment) {
   using T = accumulator_t<S>;
-  using found = meeting<dense_source<S>, S, A>;
+  using found = meeting<typename Keys::source_type, S, A>;
   constexpr index_t keys = found::shape::keys;
-  const sequence_span rows = segment.keys(at.sequence);
-  found m{{},
+  found m{segment.keys.source(at.sequence, at.head / (heads / segment.keys.kv_heads())),
           {},
           at.first,
           {at.sequence, at.head, 0, 0},
-          static_cast<int>(segment.kv_offset),
-          segment.log_weight ? segment.log_weight[at.head] * log2_e<T> : T(0)};
-  if (rows.count == 0 || m.log_weight2 == -std::numeric_limits<T>::infinity()) return m;
-  const index_t group = at.head / (heads / segment.k.extent(1));
-  m.source = {&segment.k(rows.batch, group, rows.first, 0), &segment.v(rows.batch, group, rows.first, 0),
-              segment.k.stride(2), segment.v.stride(2), rows.count};
+          static_cast<int>(segment.first_key(at.sequence)),
+          segment.log_weight2(at.head)};
+  const index_t count = m.source.count;
+  if (count == 0 || m.log_weight2 == -std::numeric_limits<T>::infinity()) return m;
   if (bias) {
     const index_t query_stride = bias.stride(2), key_stride = bias.stride(3);
     m.bias = {&bias(at.sequence, at.head, 0, 0), query_stride, key_stride,
-              query_stride != 0 && key_stride == 1 && queries * rows.count * index_t(sizeof(S)) > near_bytes};
+              query_stride != 0 && key_stride == 1 && queries * count * index_t(sizeof(S)) > near_bytes};
   }
-  m.place.query = static_cast<int>(at.first + segment.q_offset.or_default(rows.count - queries));
+  m.place.query = static_cast<int>(at.first + segment.first_query(at.sequence, queries));
   const key_range range = segment.mask.keys(at.sequence, at.head, m.place.query, m.place.query + at.count);
   m.begin = std::max<index_t>(0, index_t(range.begin) - m.kv_offset) / keys;
-  m.end = (std::min<index_t>(rows.count, index_t(range.end) - m.kv_offset) + keys - 1) / keys;
+  m.end = (std::min<index_t>(count, index_t(range.end) - m.kv_offset) + keys - 1) / keys;
   return m;
 }
 

@@ -64,8 +64,9 @@ template <class S, class A>
 struct softmax_workspace {
   using T = accumulator_t<S>;
   using shape = tile_shape<T, A>;
-  softmax_workspace(scratch_cursor& memory, index_t features, index_t value_features, bool bias, bool blend) noexcept
-      : buffers(memory, features, value_features, !std::is_same_v<S, T>, bias) {
+  softmax_workspace(scratch_cursor& memory, index_t features, index_t value_features, bool convert, bool bias,
+                    bool blend) noexcept
+      : buffers(memory, features, value_features, convert, bias) {
     for (auto& tile : tiles) tile = softmax_tile<T, A>(memory, buffers);
     blended = blend ? memory.take<T>(value_features * shape::queries) : nullptr;
   }
@@ -76,17 +77,17 @@ struct softmax_workspace {
 };
 
 template <class S, class A>
-index_t softmax_worker_bytes(index_t features, index_t value_features, bool bias, bool blend) noexcept {
+index_t softmax_worker_bytes(index_t features, index_t value_features, bool convert, bool bias, bool blend) noexcept {
   scratch_cursor count(nullptr);
-  softmax_workspace<S, A>(count, features, value_features, bias, blend);
+  softmax_workspace<S, A>(count, features, value_features, convert, bias, blend);
   return count.used();
 }
 
 /// Attends `tile_count` tiles, from number `first_tile` of the task's rows on, to one segment.
-template <class A, class S, class Mask, class... Mods>
+template <class A, class S, class Segment, class... Mods>
 HEED_NOINLINE void attend_segment(softmax_workspace<S, A>& space, int first_tile, int tile_count,
-                                  const softmax_rows<S>& rows, const query_rows& at,
-                                  const softmax_segment_rows<S, Mask>& segment, const score_chain<Mods...>& chain) {
+                                  const softmax_rows<S>& rows, const query_rows& at, const Segment& segment,
+                                  const score_chain<Mods...>& chain) {
   using shape = tile_shape<accumulator_t<S>, A>;
   const index_t queries = rows.queries(at.sequence).count, before = index_t(first_tile) * shape::queries;
   const query_rows some{at.sequence, at.head, at.first + before,
@@ -122,7 +123,13 @@ void run_softmax(const checker& check, const softmax_rows<S>& rows, const ForEac
   const task_numbering tasks = numbering(rows_a_task<T, A>(numbering(shape::queries).count(), where.concurrency));
   if (tasks.count() == 0) return;
   const bool bias = static_cast<bool>(rows.bias);
-  const index_t share = round_up(softmax_worker_bytes<S, A>(features, value_features, bias, blend), cache_line);
+  bool convert = false;
+  for_each_segment([&](const auto& segment) {
+    using source_type = typename std::remove_cvref_t<decltype(segment.keys)>::source_type;
+    convert = convert || converts_rows<source_type, T>;
+  });
+  const index_t share =
+      round_up(softmax_worker_bytes<S, A>(features, value_features, convert, bias, blend), cache_line);
   const scratch_block memory(check, scratch, scratch_total(share, where.concurrency));
   const T factor = static_cast<T>(chain.plain() ? rows.scale * double(log2_e<T>) : rows.scale);
 
@@ -130,7 +137,7 @@ void run_softmax(const checker& check, const softmax_rows<S>& rows, const ForEac
     const query_rows at = tasks.at(number);
     if (at.count == 0) return;
     scratch_cursor cursor(memory.data() + worker * share);
-    softmax_workspace<S, A> space(cursor, features, value_features, bias, blend);
+    softmax_workspace<S, A> space(cursor, features, value_features, convert, bias, blend);
     const sequence_span queries = rows.queries(at.sequence);
     const index_t batch = queries.batch, row = queries.first + at.first;
     const int tile_count = (at.count + shape::queries - 1) / shape::queries;

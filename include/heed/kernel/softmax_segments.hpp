@@ -68,12 +68,12 @@ HEED_COLD void check_segment_options(const checker& check, const Options& option
 
 /// A checked segment as the engine takes it; a batch extent of 1 is read by all batch entries.
 template <class S, class Mask>
-softmax_segment_rows<S, Mask> rows_of(const softmax_segment<S, Mask>& segment, index_t batch) noexcept {
+softmax_segment_rows<accumulator_t<S>, dense_keys<S>, Mask> rows_of(const softmax_segment<S, Mask>& segment,
+                                                                    index_t batch) noexcept {
   const softmax_segment_options<S>& options = segment.options;
   const bool shared = segment.k.extent(0) == 1 && batch != 1;
-  return {shared ? segment.k.broadcast(0, batch) : segment.k,
-          shared ? segment.v.broadcast(0, batch) : segment.v,
-          options.cu_seqlens_k,
+  return {{shared ? segment.k.broadcast(0, batch) : segment.k, shared ? segment.v.broadcast(0, batch) : segment.v,
+           options.cu_seqlens_k},
           {options.window_left, options.window_right, segment.mask},
           options.q_offset,
           options.kv_offset,

@@ -52,7 +52,8 @@ HEED_NOINLINE void attend(softmax_tile<T, A>* tiles, int tile_count, const tile_
       if (!block) block.emplace(m.source, first, count, buffers);
       prefetcher ahead;
       // Each tile calls its share of the next block.
-      if (far && next < m.end) call_rows(ahead, m.source, m.first_key(next), m.keys_of(next), i, tile_count, buffers);
+      if constexpr (row_source<Source>)
+        if (far && next < m.end) call_rows(ahead, m.source, m.first_key(next), m.keys_of(next), i, tile_count, buffers);
       if (m.bias.data != nullptr) {
         load_bias<T, A>(m.bias, m.first_query + i * size, tile.count(), first, count, buffers.bias);
         // The next tile's rows, or the first tile's for the next block.

@@ -6,6 +6,7 @@
 #include <heed/simd/arch.hpp>
 
 #include <concepts>
+#include <type_traits>
 
 HEED_ARCH_BEGIN
 namespace detail {
@@ -18,9 +19,9 @@ struct row_run {
   index_t count;
 };
 
-/// A source of one (sequence, kv head): `count` keys and their values, as rows of `storage_type`. `keys(first, most)` and
-/// `values(first, most)` return the longest run of at most `most` rows that starts at row `first`. A dense tensor answers
-/// with one run, a paged cache with what is left of a page.
+/// A source of one (sequence, kv head): `count` keys and their values, as rows of `storage_type`. `keys(first, most)`
+/// and `values(first, most)` return the longest run of at most `most` rows that starts at row `first`. A dense tensor
+/// answers with one run, a paged cache with what is left of a page.
 template <class Source>
 concept row_source = requires(const Source& source, index_t i) {
   typename Source::storage_type;
@@ -40,6 +41,12 @@ concept coded_source = requires(const Source& source, index_t i, float* to) {
 
 template <class Source>
 concept key_value_source = row_source<Source> || coded_source<Source>;
+
+/// Whether rows of a source must be made into numbers of type T first.
+template <class Source, class T>
+inline constexpr bool converts_rows = true;
+template <row_source Source, class T>
+inline constexpr bool converts_rows<Source, T> = !std::is_same_v<typename Source::storage_type, T>;
 
 /// Rows at a fixed stride: a dense tensor, or one sequence of a packed batch.
 template <class S>
@@ -61,7 +68,8 @@ struct dense_source {
 
 }  // namespace detail
 
-/// What operators ask of a cache: for sequence b and kv head g, keys and values in `pieces` pieces of consecutive positions.
+/// What operators ask of a cache: for sequence b and kv head g, keys and values in `pieces` pieces of consecutive
+/// positions.
 ///
 /// piece(b, g, p)   the source of piece p, whose `count` may be 0; rows are in order of position
 /// position(b, p)   position of its first key

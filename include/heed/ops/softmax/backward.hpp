@@ -17,7 +17,7 @@ inline constexpr bool are_backward_mods =
 template <class S>
 softmax_gradient_segment<S, sees_all> gradient_segment_extents(const view<const S, 4>& k, const view<const S, 4>& v,
                                                                const sequence_offsets& cu_k) noexcept {
-  return {{k, v, cu_k, {-1, -1, no_mask}, {}, 0, {}, 1},
+  return {{{k, v, cu_k}, {-1, -1, no_mask}, {}, 0, {}, 1},
           {nullptr, {k.extent(0), k.extent(1), k.extent(2), k.extent(3)}},
           {nullptr, {v.extent(0), v.extent(1), v.extent(2), v.extent(3)}}};
 }
@@ -92,9 +92,7 @@ void softmax_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4
                                         options.cu_seqlens_q};
     const auto& mask = find_mask(mods...);
     using mask_type = std::remove_cvref_t<decltype(mask)>;
-    const softmax_gradient_segment<S, mask_type> segment{{k,
-                                                          v,
-                                                          options.cu_seqlens_k,
+    const softmax_gradient_segment<S, mask_type> segment{{{k, v, options.cu_seqlens_k},
                                                           {options.window_left, options.window_right, mask},
                                                           options.q_offset,
                                                           options.kv_offset,

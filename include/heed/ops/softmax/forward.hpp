@@ -13,8 +13,8 @@ HEED_ARCH_BEGIN
 template <element T, class A = default_arch>
 index_t softmax_forward_scratch_bytes(index_t features, index_t value_features,
                                       const std::type_identity_t<softmax_options<T>>& options = {}) {
-  const index_t share =
-      detail::softmax_worker_bytes<T, A>(features, value_features, static_cast<bool>(options.bias), false);
+  const index_t share = detail::softmax_worker_bytes<T, A>(
+      features, value_features, !std::is_same_v<T, accumulator_t<T>>, static_cast<bool>(options.bias), false);
   return detail::scratch_total(share, detail::resolve(options.executor).concurrency);
 }
 
@@ -51,14 +51,13 @@ void softmax_forward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4>
                                options.cu_seqlens_q};
     const auto& mask = find_mask(mods...);
     using mask_type = std::remove_cvref_t<decltype(mask)>;
-    const softmax_segment_rows<S, mask_type> segment{k,
-                                                     v,
-                                                     options.cu_seqlens_k,
-                                                     {options.window_left, options.window_right, mask},
-                                                     options.q_offset,
-                                                     options.kv_offset,
-                                                     {},
-                                                     1};
+    const softmax_segment_rows<accumulator_t<S>, dense_keys<S>, mask_type> segment{
+        {k, v, options.cu_seqlens_k},
+        {options.window_left, options.window_right, mask},
+        options.q_offset,
+        options.kv_offset,
+        {},
+        1};
     run_softmax<A>(
         check, rows, [&](const auto& f) { f(segment); }, false, find_score_mods(options.softcap, mods...),
         options.scratch, resolve(options.executor));
