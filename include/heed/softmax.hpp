@@ -8,3 +8,4 @@
 #include <heed/ops/softmax/merge.hpp>
 #include <heed/ops/softmax/segments.hpp>
 #include <heed/ops/softmax/segments_backward.hpp>
+#include <heed/ops/softmax/step.hpp>

@@ -1,8 +1,7 @@
 /// A block of keys and values as the tiles of queries read it, and the memory that those tiles share.
 #pragma once
 
-#include <heed/kernel/source.hpp>
-#include <heed/kernel/tile_io.hpp>
+#include <heed/kernel/rows.hpp>
 #include <heed/kernel/tile_shape.hpp>
 
 HEED_ARCH_BEGIN
@@ -35,12 +34,10 @@ class key_block {
  public:
   key_block(const Source& source, index_t first, int count, const tile_buffers<T, A>& buffers) noexcept
       : source_(source), first_(first), count_(count), buffers_(buffers) {
-    if constexpr (coded_source<Source>) {
-      source.template load_keys<T, A>(first, count, buffers.keys, conflict_free_pitch<T>(buffers.features));
-      source.template load_values<T, A>(first, count, buffers.values, conflict_free_pitch<T>(buffers.value_features));
-    } else if constexpr (converted) {
-      convert(keys(), buffers_.features, buffers_.keys);
-      convert(values(), buffers_.value_features, buffers_.values);
+    if constexpr (converted) {
+      load_rows<keys_of, T, A>(source, first, count, buffers.features, buffers.keys, pitch(buffers.features));
+      load_rows<values_of, T, A>(source, first, count, buffers.value_features, buffers.values,
+                                 pitch(buffers.value_features));
     }
   }
 
@@ -49,46 +46,25 @@ class key_block {
   /// Calls f(rows, stride, count, number of the first row in the block) for keys [first, first + count) of the block.
   template <class F>
   HEED_INLINE void for_keys(int first, int count, F f) const {
-    for_rows(keys(), buffers_.keys, buffers_.features, first, count, f);
+    for_rows<keys_of>(buffers_.keys, buffers_.features, first, count, f);
   }
   /// The same for values.
   template <class F>
   HEED_INLINE void for_values(int first, int count, F f) const {
-    for_rows(values(), buffers_.values, buffers_.value_features, first, count, f);
+    for_rows<values_of>(buffers_.values, buffers_.value_features, first, count, f);
   }
 
  private:
   static constexpr bool converted = converts_rows<Source, T>;
+  static constexpr index_t pitch(index_t features) noexcept { return conflict_free_pitch<T>(features); }
 
-  auto keys() const noexcept {
-    return [this](index_t row, index_t most) { return source_.keys(row, most); };
-  }
-  auto values() const noexcept {
-    return [this](index_t row, index_t most) { return source_.values(row, most); };
-  }
-
-  template <class Get>
-  void convert(Get get, index_t features, T* to) const noexcept {
-    const index_t stride = conflict_free_pitch<T>(features);
-    for_runs(get, 0, count_, [&](const auto* rows, index_t step, int count, int row) {
-      for (int i = 0; i < count; ++i) convert_row<T, A>(rows + i * step, to + (row + i) * stride, features);
-    });
-  }
-  template <class Get, class F>
-  HEED_INLINE void for_rows(Get get, const T* copies, index_t features, int first, int count, F f) const {
-    const index_t stride = conflict_free_pitch<T>(features);
+  template <class Which, class F>
+  HEED_INLINE void for_rows(const T* copies, index_t features, int first, int count, F f) const {
     if constexpr (converted)
-      f(copies + first * stride, stride, count, first);
+      f(copies + first * pitch(features), pitch(features), count, first);
     else
-      for_runs(get, first, count, f);
-  }
-  template <class Get, class F>
-  HEED_INLINE void for_runs(Get get, int first, int count, F f) const {
-    for (const int end = first + count; first < end;) {
-      const auto run = get(first_ + first, end - first);
-      f(run.data, run.stride, static_cast<int>(run.count), first);
-      first += static_cast<int>(run.count);
-    }
+      for_runs<Which>(source_, first_ + first, count,
+                      [&](const T* rows, index_t stride, int some, int row) { f(rows, stride, some, first + row); });
   }
 
   const Source& source_;

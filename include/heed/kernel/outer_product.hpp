@@ -36,7 +36,9 @@ HEED_INLINE void outer_product(const T* a, RowStep row_step, DepthStep depth_ste
     P bv[Vectors];
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
-      bv[v] = keep_in_register(P::load_aligned(b + k * pitch + v * P::lanes));
+      // Rows at a run-time pitch may be the caller's.
+      const T* const from = b + k * pitch + v * P::lanes;
+      bv[v] = keep_in_register(std::is_same_v<Pitch, index_t> ? P::load(from) : P::load_aligned(from));
     }
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
