@@ -14,9 +14,11 @@ using unit_step = fixed_step<1>;
 /// acc[r][v] = init(r, v) + sum_{k < depth} a[r * row_step + k * depth_step] * b[k * pitch + v * lanes]
 ///
 /// then emit(r, v, acc). Scalars of `a` are broadcast from where they are, so `a` needs neither packing nor padding.
+/// Rows of `b` at a fixed pitch are aligned; others may be the caller's, of any alignment and storage type.
 /// Rows * Vectors accumulators must fit the registers, with Vectors + 1 to spare.
-template <int Rows, int Vectors, class T, class A, class RowStep, class DepthStep, class Pitch, class Init, class Emit>
-HEED_INLINE void outer_product(const T* a, RowStep row_step, DepthStep depth_step, const T* b, Pitch pitch,
+template <int Rows, int Vectors, class T, class A, class RowStep, class DepthStep, class S, class Pitch, class Init,
+          class Emit>
+HEED_INLINE void outer_product(const T* a, RowStep row_step, DepthStep depth_step, const S* b, Pitch pitch,
                                index_t depth, Init init, Emit emit) noexcept {
   using P = pack<T, A>;
   P acc[Rows][Vectors];
@@ -36,9 +38,11 @@ HEED_INLINE void outer_product(const T* a, RowStep row_step, DepthStep depth_ste
     P bv[Vectors];
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
-      // Rows at a run-time pitch may be the caller's.
-      const T* const from = b + k * pitch + v * P::lanes;
-      bv[v] = keep_in_register(std::is_same_v<Pitch, index_t> ? P::load(from) : P::load_aligned(from));
+      const S* const from = b + k * pitch + v * P::lanes;
+      if constexpr (std::is_same_v<Pitch, index_t>)
+        bv[v] = keep_in_register(load_as<T, A>(from));
+      else
+        bv[v] = keep_in_register(P::load_aligned(from));
     }
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {

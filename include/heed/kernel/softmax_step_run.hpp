@@ -189,7 +189,7 @@ class softmax_step_run {
     const index_t features = rows_.q.extent(3), value_features = rows_.out.extent(3);
     const auto scores_of = [&](int r) { return space.scores + r * space.scores_of_row; };
     for_whole_rows<keys_of, T, A>(source, first, count, features, space.copies, space.query_pitch,
-                                  [&](const T* rows, index_t stride, int some, int row) {
+                                  [&](const auto* rows, index_t stride, int some, int row) {
                                     for_panels(at.count, [&](auto panel, int r) {
                                       dot_panel<decltype(panel)::value, T, A>(
                                           space.queries + r * space.query_pitch, space.query_pitch, rows, stride, some,
@@ -206,7 +206,7 @@ class softmax_step_run {
     });
     for_whole_rows<values_of, T, A>(
         source, first, count, value_features, space.copies, space.value_pitch,
-        [&](const T* rows, index_t stride, int some, int row) {
+        [&](const auto* rows, index_t stride, int some, int row) {
           for_panels(at.count, [&](auto panel, int r) {
             constexpr int together = decltype(panel)::value;
             const T* const weights = scores_of(r) + row * together;

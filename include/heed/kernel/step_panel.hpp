@@ -72,8 +72,8 @@ HEED_NOINLINE void weigh_scores(T* scores, int count, int vectors, const step_st
 }
 
 /// The product of weighted_sum_panel, leaving out pairs of weight 0.
-template <int Rows, class T, class A>
-HEED_NOINLINE void weighted_sum_carefully(const T* weights, const T* values, index_t stride, int count, int vectors,
+template <int Rows, class T, class A, class S>
+HEED_NOINLINE void weighted_sum_carefully(const T* weights, const S* values, index_t stride, int count, int vectors,
                                           T* sums, index_t pitch) noexcept {
   for (int j = 0; j < count; ++j)
     for (int r = 0; r < Rows; ++r)
@@ -109,12 +109,12 @@ struct step_workspace {
   T* bias;     // [key][lane]
 };
 
-/// Calls f(rows, stride, count, number of the first) for rows [first, first + count), as numbers that fill whole
-/// vectors: where they are if they do, else as copies.
+/// Calls f(rows, stride, count, number of the first) for rows [first, first + count), whose elements fill whole vectors:
+/// where they are if they do, else as copies.
 template <class Which, class T, class A, class Source, class F>
 HEED_INLINE void for_whole_rows(const Source& source, index_t first, int count, index_t features, T* copies,
                                 index_t pitch, F f) {
-  if constexpr (!converts_rows<Source, T>) {
+  if constexpr (row_source<Source>) {
     if (features % lanes<T, A> == 0) {
       for_runs<Which>(source, first, count, f);
       return;

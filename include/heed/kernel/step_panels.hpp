@@ -24,14 +24,14 @@ struct step_shape {
 
 /// scores[j * Rows + r] = q_r . k_j for `count` keys. Rows of queries are `pitch` apart; all rows hold `vectors` vectors.
 /// Writes whole register blocks, the last past its keys.
-template <int Rows, class T, class A>
-HEED_NOINLINE void dot_panel(const T* queries, index_t pitch, const T* keys, index_t stride, int count, index_t vectors,
+template <int Rows, class T, class A, class S>
+HEED_NOINLINE void dot_panel(const T* queries, index_t pitch, const S* keys, index_t stride, int count, index_t vectors,
                              T* scores) noexcept {
   using P = pack<T, A>;
   using shape = step_shape<T, A>;
   constexpr int together = shape::keys_together(Rows);
   for (int j = 0; j < count; j += together) {
-    const T* key[together];
+    const S* key[together];
 #pragma GCC unroll 16
     for (int i = 0; i < together; ++i) key[i] = keys + std::min(j + i, count - 1) * stride;
     P sum[shape::sums];
@@ -41,7 +41,7 @@ HEED_NOINLINE void dot_panel(const T* queries, index_t pitch, const T* keys, ind
       for (int r = 0; r < Rows; ++r) q[r] = keep_in_register(P::load_aligned(queries + r * pitch + e));
 #pragma GCC unroll 16
       for (int i = 0; i < together; ++i) {
-        const P k = P::load(key[i] + e);
+        const P k = keep_in_register(load_as<T, A>(key[i] + e));
 #pragma GCC unroll 4
         for (int r = 0; r < Rows; ++r) sum[i * Rows + r] = fma(q[r], k, sum[i * Rows + r]);
       }
@@ -53,8 +53,8 @@ HEED_NOINLINE void dot_panel(const T* queries, index_t pitch, const T* keys, ind
 
 /// sums[r][e] += sum_j weights[j * Rows + r] v_j[e] over `count` values and the features of `vectors` vectors. Rows of
 /// sums are `pitch` apart.
-template <int Rows, class T, class A>
-HEED_NOINLINE void weighted_sum_panel(const T* weights, const T* values, index_t stride, int count, int vectors,
+template <int Rows, class T, class A, class S>
+HEED_NOINLINE void weighted_sum_panel(const T* weights, const S* values, index_t stride, int count, int vectors,
                                       T* sums, index_t pitch) noexcept {
   using P = pack<T, A>;
   for_blocks<T, A>(0, vectors, [&](auto some, int v) {

@@ -47,6 +47,16 @@ HEED_INLINE pack<T, A> load_as(const S* from) noexcept {
 /// The first n lanes from memory, the others 0.
 template <class T, class A, class S>
 HEED_INLINE pack<T, A> load_first_as(const S* from, int n) noexcept {
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (has_avx512<A> && std::is_same_v<T, float> && std::is_same_v<S, float>) {
+    return {typename pack<T, A>::batch_type(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1u), from))};
+  } else if constexpr (has_avx512<A> && std::is_same_v<T, float> && sizeof(S) == 2) {
+    alignas(32) S row[16];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(row),
+                       _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1u), from));
+    return load_as<T, A>(row);
+  }
+#endif
   alignas(64) T lane[lanes<T, A>] = {};
   for (int i = 0; i < n; ++i) lane[i] = static_cast<T>(from[i]);
   return pack<T, A>::load_aligned(lane);
