@@ -116,7 +116,7 @@ class softmax_step_run {
   }
 
   void attend_part(const step_workspace<T, A>& space, const step_rows& at, index_t part,
-                   const step_state<T>& state) const noexcept {
+                   const step_state<T>& state) const {
     std::fill_n(state.reference, rows_a_chunk_, -std::numeric_limits<T>::infinity());
     std::fill_n(state.sum, rows_a_chunk_, T(0));
     std::fill_n(state.output, rows_a_chunk_ * state.pitch, T(0));
@@ -153,7 +153,7 @@ class softmax_step_run {
 
   template <class Segment>
   void attend_segment(const step_workspace<T, A>& space, const step_rows& at, const Segment& segment, index_t part,
-                      const step_state<T>& state) const noexcept {
+                      const step_state<T>& state) const {
     const auto source = segment.keys.source(at.sequence, at.first_head / heads_);
     const int queries_at = static_cast<int>(segment.first_query(at.sequence, queries()));
     const int keys_at = static_cast<int>(segment.first_key(at.sequence));
@@ -175,7 +175,7 @@ class softmax_step_run {
   template <class Segment, class Source>
   void attend_block(const step_workspace<T, A>& space, const step_rows& at, const Segment& segment,
                     const Source& source, index_t first, int count, int queries_at, int keys_at,
-                    const step_state<T>& state) const noexcept {
+                    const step_state<T>& state) const {
     const int key = keys_at + static_cast<int>(first);
     bool empty = true, plain = chain_.plain() && !rows_.bias;
     for (int r = 0, some; r < at.count; r += some) {
@@ -225,7 +225,7 @@ class softmax_step_run {
   /// Softcap, bias, mods and mask, for the rows of each head in turn: scores become logits.
   template <int Rows, class Segment>
   void finish_panel(const step_workspace<T, A>& space, const step_rows& at, int panel, const Segment& segment,
-                    index_t first_key, int count, int queries_at, int key, T* scores) const noexcept {
+                    index_t first_key, int count, int queries_at, int key, T* scores) const {
     constexpr int pitch = step_workspace<T, A>::pitch;
     alignas(64) static constexpr T zeros[pitch] = {};
     alignas(64) T top[pitch];

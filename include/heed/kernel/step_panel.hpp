@@ -40,8 +40,6 @@ template <int Rows, class T, class A>
 HEED_NOINLINE void weigh_scores(T* scores, int count, int vectors, const step_state<T>& state) noexcept {
   using P = pack<T, A>;
   constexpr T nothing = -std::numeric_limits<T>::infinity();
-  // A reference may lag behind: weights up to 2^slack are as precise as others.
-  constexpr T slack(11.5);
   const int length = static_cast<int>(round_up(count * Rows, P::lanes));
   alignas(64) T lane[P::lanes];
   P top(nothing);
@@ -51,7 +49,7 @@ HEED_NOINLINE void weigh_scores(T* scores, int count, int vectors, const step_st
     T most = nothing;
     for (int i = r; i < P::lanes; i += Rows) most = std::max(most, lane[i]);
     T& m = state.reference[r];
-    if (!(most > m + slack || (m == nothing && most > nothing))) continue;
+    if (!(most > m)) continue;
     const T factor = std::exp2(m - most);
     m = most;
     state.sum[r] *= factor;

@@ -1,4 +1,5 @@
 #include "ops/softmax/problem.hpp"
+#include "ops/softmax/step.hpp"
 #include "support/catch.hpp"
 #include "support/guarded.hpp"
 
@@ -134,4 +135,20 @@ TEST_CASE("scratch grows with the head sizes and the workers, and with nothing e
   CHECK(bytes(64, 64, heed::serial()) < bytes(128, 64, heed::serial()));
   CHECK(bytes(64, 64, heed::serial()) < bytes(64, 128, heed::serial()));
   CHECK(bytes(64, 64, three) > 2 * bytes(64, 64, heed::serial()));
+}
+
+TEMPLATE_TEST_CASE("with scratch of the caller's a step allocates nothing, and NaN in it changes nothing", "", float,
+                   heed::bfloat16) {
+  const shape s{2, 4, 2, 3, 500, 33, 20};
+  problem<TestType> own(s), lent(s);
+  heed::softmax_step_options<TestType> options{.softcap = 2, .lse = own.lse, .split = 64, .executor = heed::serial()};
+  heed::softmax_step(own.q, own.k, own.v, own.out, options, heed::causal{});
+  const index_t bytes = heed::softmax_step_scratch_bytes<TestType>(lent.q, lent.k, lent.v, options);
+  std::vector<unsigned char> memory(static_cast<std::size_t>(bytes + 64), 0xff);
+  options.lse = lent.lse;
+  options.scratch = {memory.data() + 1, bytes};
+  heed::release_scratch();
+  CHECK(allocations_of([&] { heed::softmax_step(lent.q, lent.k, lent.v, lent.out, options, heed::causal{}); }) == 0);
+  CHECK(same_result(lent, own));
+  CHECK(std::all_of(memory.begin() + 1 + bytes, memory.end(), [](unsigned char x) { return x == 0xff; }));
 }

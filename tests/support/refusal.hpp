@@ -1,0 +1,32 @@
+/// What a call says when it refuses its arguments.
+#pragma once
+
+#include "support/catch.hpp"
+
+#include <heed/core/error.hpp>
+
+#include <string>
+#include <vector>
+
+namespace support {
+
+/// The call must throw heed::invalid_argument, name `operation`, say what it expected and got, and all of `parts`.
+template <class Call>
+void check_refusal(const char* operation, const std::vector<std::string>& parts, const Call& call) {
+  std::string said = "nothing was thrown";
+  try {
+    call();
+  } catch (const heed::invalid_argument& error) {
+    said = error.what();
+  }
+  CAPTURE(said);
+  CHECK(said.rfind(std::string("heed::") + operation + ": ", 0) == 0);
+  CHECK(said.find("expected") != std::string::npos);
+  CHECK(said.find("got") != std::string::npos);
+  for (const std::string& part : parts) {
+    CAPTURE(part);
+    CHECK(said.find(part) != std::string::npos);
+  }
+}
+
+}  // namespace support
