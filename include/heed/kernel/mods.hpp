@@ -34,6 +34,11 @@ inline constexpr bool is_differentiable_mod =
 template <class... Mods>
 inline constexpr int mask_count = (0 + ... + int(is_mask<Mods>));
 
+/// Whether mods are what a call takes: at most one mask, and score mods.
+template <class S, class... Mods>
+inline constexpr bool are_mods =
+    mask_count<Mods...> <= 1 && (... && (is_mask<Mods> || is_score_mod<Mods, accumulator_t<S>>));
+
 /// The one mask among mods, or one that sees all.
 inline const sees_all& find_mask() noexcept { return no_mask; }
 template <class First, class... Rest>

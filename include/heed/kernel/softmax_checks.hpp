@@ -163,35 +163,6 @@ HEED_COLD inline void check_offsets(const checker& check, const sequence_offsets
                     show(cu.at(cu.size() - 1)).c_str());
 }
 
-HEED_COLD inline void check_lengths(const checker& check, const sequence_lengths& lengths, const char* name,
-                                    index_t sequences, index_t most) {
-  if (!lengths) return;
-  check.require(lengths.size() == sequences, name, "one for each batch entry", lengths.size());
-  for (index_t b = 0; b < sequences; ++b) {
-    if (lengths.at(b) >= 0 && lengths.at(b) <= most) [[likely]]
-      continue;
-    check.fail_with(name, text("0 to M = %lld", static_cast<long long>(most)).c_str(), show(lengths.at(b)).c_str());
-  }
-}
-
-/// A cache whose sequences are the batch entries of q.
-template <class S, class C>
-HEED_COLD void check_cache(const checker& check, const view<const S, 4>& q, const C& cache, const view<S, 4>& out,
-                           const setting<index_t>& q_offset, index_t kv_offset) {
-  const auto equal = [&](index_t got, const char* name, index_t expected, const char* meaning) {
-    if (got != expected) [[unlikely]]
-      check.fail_with(name, text("%lld (%s)", static_cast<long long>(expected), meaning).c_str(), show(got).c_str());
-  };
-  equal(cache.batch(), "cache.batch()", q.extent(0), "B, as q");
-  equal(cache.features(), "cache.features()", q.extent(3), "D, as q");
-  equal(cache.value_features(), "cache.value_features()", out.extent(3), "E, as out");
-  const index_t groups = cache.kv_heads();
-  if (groups == 0 ? q.extent(1) != 0 : q.extent(1) % groups != 0) [[unlikely]]
-    check.fail_with("cache.kv_heads() (G)", text("a divisor of H = %lld", static_cast<long long>(q.extent(1))).c_str(),
-                    show(groups).c_str());
-  for (index_t b = 0; b < cache.batch(); ++b) check_positions(check, q.extent(2), cache.end(b), q_offset, kv_offset);
-}
-
 template <class S>
 HEED_COLD void check_packed(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k,
                             const sequence_offsets& cu_q, const sequence_offsets& cu_k, bool bias) {
@@ -203,6 +174,41 @@ HEED_COLD void check_packed(const checker& check, const view<const S, 4>& q, con
   check_offsets(check, cu_q, "options.cu_seqlens_q", q.extent(2));
   check_offsets(check, cu_k, "options.cu_seqlens_k", k.extent(2));
   check.require(cu_q.size() == cu_k.size(), "options.cu_seqlens_k", "as many offsets as cu_seqlens_q", cu_k.size());
+}
+
+HEED_COLD inline void check_lengths(const checker& check, const sequence_lengths& lengths, const char* name,
+                                    index_t sequences, index_t most) {
+  if (!lengths) return;
+  check.require(lengths.size() == sequences, name, "one for each batch entry", lengths.size());
+  for (index_t b = 0; b < sequences; ++b) {
+    if (lengths.at(b) >= 0 && lengths.at(b) <= most) [[likely]]
+      continue;
+    check.fail_with(name, text("0 to M = %lld", static_cast<long long>(most)).c_str(), show(lengths.at(b)).c_str());
+  }
+}
+
+/// A cache whose sequences are the batch entries of q, or those that are packed into it.
+template <class S, class C>
+HEED_COLD void check_cache(const checker& check, const view<const S, 4>& q, const C& cache, const view<S, 4>& out,
+                           const setting<index_t>& q_offset, index_t kv_offset, const sequence_offsets& cu_q = {}) {
+  const auto equal = [&](index_t got, const char* name, index_t expected, const char* meaning) {
+    if (got != expected) [[unlikely]]
+      check.fail_with(name, text("%lld (%s)", static_cast<long long>(expected), meaning).c_str(), show(got).c_str());
+  };
+  if (cu_q) {
+    equal(q.extent(0), "q.extent(0) (B)", 1, "in a packed batch");
+    check_offsets(check, cu_q, "options.cu_seqlens_q", q.extent(2));
+    equal(cache.batch(), "cache.batch()", cu_q.size() - 1, "sequences, as cu_seqlens_q");
+  } else {
+    equal(cache.batch(), "cache.batch()", q.extent(0), "B, as q");
+  }
+  equal(cache.features(), "cache.features()", q.extent(3), "D, as q");
+  equal(cache.value_features(), "cache.value_features()", out.extent(3), "E, as out");
+  const index_t groups = cache.kv_heads();
+  if (groups == 0 ? q.extent(1) != 0 : q.extent(1) % groups != 0) [[unlikely]]
+    check.fail_with("cache.kv_heads() (G)", text("a divisor of H = %lld", static_cast<long long>(q.extent(1))).c_str(),
+                    show(groups).c_str());
+  for (index_t b = 0; b < cache.batch(); ++b) check_positions(check, q.extent(2), cache.end(b), q_offset, kv_offset);
 }
 
 /// The bias as [B,H,N,M], axes of extent 1 with stride 0.

@@ -11,8 +11,8 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
-/// Rows of queries against the keys of one part of the sequence, in base 2: references, sums and outputs [row][pitch] of
-/// weights relative to them.
+/// Rows of queries against the keys of one part of the sequence, in base 2: references, sums and outputs [row][pitch]
+/// of weights relative to them.
 template <class T>
 struct step_state {
   T* output;
@@ -107,8 +107,8 @@ struct step_workspace {
   T* bias;     // [key][lane]
 };
 
-/// Calls f(rows, stride, count, number of the first) for rows [first, first + count), whose elements fill whole vectors:
-/// where they are if they do, else as copies.
+/// Calls f(rows, stride, count, number of the first) for rows [first, first + count), whose elements fill whole
+/// vectors: where they are if they do, else as copies.
 template <class Which, class T, class A, class Source, class F>
 HEED_INLINE void for_whole_rows(const Source& source, index_t first, int count, index_t features, T* copies,
                                 index_t pitch, F f) {

@@ -22,7 +22,8 @@ struct step_shape {
   static constexpr int converted = 16;
 };
 
-/// scores[j * Rows + r] = q_r . k_j for `count` keys. Rows of queries are `pitch` apart; all rows hold `vectors` vectors.
+/// scores[j * Rows + r] = q_r . k_j for `count` keys. Rows of queries are `pitch` apart; all rows hold `vectors`
+/// vectors.
 /// Writes whole register blocks, the last past its keys.
 template <int Rows, class T, class A, class S>
 HEED_NOINLINE void dot_panel(const T* queries, index_t pitch, const S* keys, index_t stride, int count, index_t vectors,

@@ -73,8 +73,8 @@ concept bounded_mask = requires(const M& m, int i) {
 
 /// A score mod that wants the gradients by its results, for tables too large to be parameters: softmax_backward calls
 /// mod.accumulate(dz, s, at) for visible pairs, dz being the gradient by what the mod made of score s. Pairs with
-/// dz = 0 may be left out. Calls for one head come one after the other, in an order that never varies; those for different
-/// heads may come at the same time, unless `mod.one_head_at_a_time()` is there and true. None come if
+/// dz = 0 may be left out. Calls for one head come one after the other, in an order that never varies; those for
+/// different heads may come at the same time, unless `mod.one_head_at_a_time()` is there and true. None come if
 /// `mod.accumulates()` is there and false.
 template <class F, class T>
 concept accumulating_score = requires(const F& f, T x, const position& at) { f.accumulate(x, x, at); };

@@ -2,6 +2,8 @@
 #include "support/arch.hpp"
 #include "support/catch.hpp"
 
+#include <heed/mod/masks.hpp>
+
 using namespace softmax_test;
 
 TEMPLATE_TEST_CASE("softmax_step for every instruction set of this machine", "", float, heed::bfloat16) {

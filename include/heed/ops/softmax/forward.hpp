@@ -64,6 +64,50 @@ void softmax_forward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4>
   }
 }
 
+/// The pieces of a cache as segments, each under the window and mask of the call.
+template <class S, class C, class Mask>
+auto cache_segments(const C& cache, const softmax_options<S>& options, const Mask& mask) noexcept {
+  return [&cache, &options, &mask](const auto& f) {
+    for (int piece = 0; piece < C::pieces; ++piece)
+      f(softmax_segment_rows<accumulator_t<S>, cached_keys<C>, Mask>{{cache, piece},
+                                                                     {options.window_left, options.window_right, mask},
+                                                                     options.q_offset,
+                                                                     options.kv_offset,
+                                                                     {},
+                                                                     1});
+  };
+}
+
+/// softmax_forward over a cache, for an instruction set of the caller's choice.
+template <class A, class S, class C, class... Mods>
+void softmax_forward_on(view<const S, 4> q, const C& cache, view<S, 4> out, const softmax_options<S>& options,
+                        const Mods&... mods) {
+  static_assert(element<S>, "heed::softmax_forward: tensors must be float, double, heed::bfloat16 or heed::float16");
+  static_assert(!element<S> || are_mods<S, Mods...>,
+                "heed::softmax_forward: mods are at most one mask(position) -> "
+                "bool, and score_mod(score, position) -> score");
+  if constexpr (element<S> && are_mods<S, Mods...>) {
+    const checker check("softmax_forward");
+    check_queries(check, q, out, options.lse, options.sink, options.scale, options.softcap);
+    check_window(check, options.window_left, options.window_right);
+    check_cache(check, q, cache, out, options.q_offset, options.kv_offset, options.cu_seqlens_q);
+    check.require(!options.bias, "options.bias", "none beside a cache (use a score mod)", "a bias");
+    check.require(!options.cu_seqlens_k, "options.cu_seqlens_k", "none beside a cache, which has its own", "offsets");
+    check_aliasing(check, out, "out", q);
+    check_aliasing(check, options.lse, "options.lse", q, out);
+
+    const softmax_rows<S> rows{q,
+                               out,
+                               options.lse,
+                               options.sink,
+                               {},
+                               options.scale.or_default(1 / std::sqrt(double(q.extent(3)))),
+                               options.cu_seqlens_q};
+    run_softmax<A>(check, rows, cache_segments(cache, options, find_mask(mods...)), false,
+                   find_score_mods(options.softcap, mods...), options.scratch, resolve(options.executor));
+  }
+}
+
 }  // namespace detail
 
 /// Softmax attention: out[b,h,i,:] = sum_j softmax_j(z[b,h,i,j]) v[b,g(h),j,:]
@@ -102,6 +146,22 @@ void softmax_forward(std::type_identity_t<view<const element_of_t<Out>, 4>> q,
                      const std::type_identity_t<softmax_options<element_of_t<Out>>>& options = {},
                      const Mods&... mods) {
   detail::softmax_forward_on<default_arch>(q, k, v, view_traits<std::remove_reference_t<Out>>::make(out), options,
+                                           mods...);
+}
+
+/// The same over a cache (docs/cache.md), whose rows may be of any format: the tokens of a prompt that comes in chunks,
+/// or that shares a prefix. Positions of keys are those of the cache plus kv_offset, and the newest key of a sequence
+/// is at the position of its last query, unless q_offset says otherwise. Queries may be packed, as many sequences as
+/// the cache has, with cu_seqlens_q alone.
+///
+/// Scratch as softmax_forward, with copies of a block of keys and values if the cache holds other numbers than q's
+/// accumulator.
+/// Throws besides: a cache of another batch, head sizes or number of kv heads that does not divide H; a bias.
+template <key_value_cache C, writable<4> Out, class... Mods>
+void softmax_forward(std::type_identity_t<view<const element_of_t<Out>, 4>> q, const C& cache, Out&& out,
+                     const std::type_identity_t<softmax_options<element_of_t<Out>>>& options = {},
+                     const Mods&... mods) {
+  detail::softmax_forward_on<default_arch>(q, cache, view_traits<std::remove_reference_t<Out>>::make(out), options,
                                            mods...);
 }
 

@@ -63,8 +63,8 @@ index_t softmax_segments_backward_scratch_bytes(const std::type_identity_t<view<
 /// and dq_i, which sums over all segments, dk_s and dv_s are those of softmax_backward.
 ///
 /// q         [B,H,N,D]  queries
-/// segments             as given to softmax_segments_forward; none may have a blend: such a segment has a softmax of its
-///                      own, whose gradients softmax_backward gives for its own out and lse and blend times dout
+/// segments             as given to softmax_segments_forward; none may have a blend: such a segment has a softmax of
+///                      its own, whose gradients softmax_backward gives for its own out and lse and blend times dout
 /// out       [B,H,N,E]  what softmax_segments_forward returned
 /// lse       [B,H,N]    what it returned in options.lse
 /// dout      [B,H,N,E]  gradient by out

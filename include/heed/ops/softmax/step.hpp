@@ -9,10 +9,6 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
-template <class S, class... Mods>
-inline constexpr bool are_mods =
-    mask_count<Mods...> <= 1 && (... && (is_mask<Mods> || is_score_mod<Mods, accumulator_t<S>>));
-
 /// What a step asks of its queries, checked elsewhere.
 template <class S>
 softmax_rows<S> step_queries(const view<const S, 4>& q, const view<S, 4>& out, const view<const S, 4>& bias,
@@ -143,8 +139,8 @@ index_t softmax_step_scratch_bytes(const std::type_identity_t<view<const T, 4>>&
 /// Deterministic: bit-equal for any executor and number of threads, and whatever other sequences the batch holds.
 /// Accuracy: as softmax_forward.
 /// Throws heed::invalid_argument before any write: as softmax_forward; a length below 0 or above M; split < 1.
-/// Paper: Shazeer, Fast Transformer Decoding: One Write-Head is All You Need, 2019; Rabe and Staats, Self-attention Does
-/// Not Need O(n^2) Memory, 2021, section 2.
+/// Paper: Shazeer, Fast Transformer Decoding: One Write-Head is All You Need, 2019; Rabe and Staats, Self-attention
+/// Does Not Need O(n^2) Memory, 2021, section 2.
 template <writable<4> Out, class... Mods>
 void softmax_step(std::type_identity_t<view<const element_of_t<Out>, 4>> q,
                   std::type_identity_t<view<const element_of_t<Out>, 4>> k,
