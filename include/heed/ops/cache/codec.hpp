@@ -46,8 +46,8 @@ struct nibble_codec {
 template <>
 struct codec<int4_rows> : nibble_codec<codec<int4_rows>> {
   static constexpr index_t bytes(index_t features) noexcept { return (features + 1) / 2; }
-  static constexpr index_t byte(index_t i) noexcept { return i / 2; }
-  static constexpr int shift(index_t i) noexcept { return static_cast<int>(i % 2) * 4; }
+  static constexpr index_t byte(index_t i) noexcept { return i >> 1; }
+  static constexpr int shift(index_t i) noexcept { return static_cast<int>(i & 1) * 4; }
   template <class T, class A>
   HEED_INLINE static pack<T, A> load(const std::uint8_t* row, index_t i) noexcept {
     return load_nibble_pairs<T, A>(row + byte(i));
@@ -57,8 +57,8 @@ struct codec<int4_rows> : nibble_codec<codec<int4_rows>> {
 template <>
 struct codec<int4_half32_rows> : nibble_codec<codec<int4_half32_rows>> {
   static constexpr index_t bytes(index_t features) noexcept { return (features + 31) / 32 * 16; }
-  static constexpr index_t byte(index_t i) noexcept { return i / 32 * 16 + i % 16; }
-  static constexpr int shift(index_t i) noexcept { return static_cast<int>(i % 32 / 16) * 4; }
+  static constexpr index_t byte(index_t i) noexcept { return (i >> 5) * 16 + (i & 15); }
+  static constexpr int shift(index_t i) noexcept { return static_cast<int>(i & 16) / 4; }
   template <class T, class A>
   HEED_INLINE static pack<T, A> load(const std::uint8_t* row, index_t i) noexcept {
     return load_nibbles<T, A>(row + byte(i), shift(i));
