@@ -54,9 +54,7 @@ heed::row_settings<Rows> draw_settings(random_engine& random) {
   }
 }
 
-inline index_t groups_of(index_t group, index_t features) {
-  return group == 0 ? 1 : (features + group - 1) / group;
-}
+inline index_t groups_of(index_t group, index_t features) { return group == 0 ? 1 : (features + group - 1) / group; }
 template <class Rows>
 index_t bytes_of(index_t features) {
   if (is_int8<Rows>) return features;
@@ -317,8 +315,8 @@ bool source_holds(const Source& source, const history& tokens, index_t begin, in
   in_runs(source.count, random, [&](index_t first, index_t n) {
     if constexpr (heed::detail::row_source<Source>) {
       right = right && runs_hold(first, n, features, [&](auto i, auto most) { return source.keys(i, most); }, key);
-      right = right && runs_hold(first, n, value_features, [&](auto i, auto most) { return source.values(i, most); },
-                                 value);
+      right = right &&
+              runs_hold(first, n, value_features, [&](auto i, auto most) { return source.values(i, most); }, value);
     } else {
       support::for_each_arch([&](auto arch) {
         using A = decltype(arch);

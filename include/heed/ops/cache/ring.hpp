@@ -78,9 +78,7 @@ class ring_cache : public detail::cache_rows<Rows> {
   /// Number of tokens that sequence b has seen.
   index_t end(index_t b) const noexcept { return end_(b); }
   /// Of the first key of piece 0, the sinks, or 1, the window.
-  index_t position(index_t b, int piece) const noexcept {
-    return piece == 0 ? 0 : std::max(sinks_, end_(b) - window_);
-  }
+  index_t position(index_t b, int piece) const noexcept { return piece == 0 ? 0 : std::max(sinks_, end_(b) - window_); }
   auto piece(index_t b, index_t g, int piece) const noexcept {
     const index_t first = position(b, piece), last = piece == 0 ? std::min(sinks_, end_(b)) : end_(b);
     return this->source(g, walk(b), first, std::max<index_t>(0, last - first));

@@ -114,7 +114,8 @@ class row_memory_slabs {
   row_memory_slabs(index_t entries, index_t heads, index_t slots, index_t features, const Rows& format)
       : codes_({entries, heads, slots, codec<Rows>::bytes(features)}),
         scales_({entries, heads, slots, groups_of(format, features)}) {
-    if (format.offset != code_offset::none) offsets_ = slab<float>({entries, heads, slots, groups_of(format, features)});
+    if (format.offset != code_offset::none)
+      offsets_ = slab<float>({entries, heads, slots, groups_of(format, features)});
   }
   explicit row_memory_slabs(const coded_view<code>& given) noexcept
       : codes_(given.codes), scales_(given.scales), offsets_(given.offsets) {}
@@ -302,8 +303,8 @@ class row_store {
 
  private:
   template <class Code>
-  static void copy_codes(const coded_view<const Code, 3>& from, index_t first, index_t count, const coded_view<Code>& to,
-                         index_t entry, index_t slot) noexcept {
+  static void copy_codes(const coded_view<const Code, 3>& from, index_t first, index_t count,
+                         const coded_view<Code>& to, index_t entry, index_t slot) noexcept {
     copy_rows(from.codes, first, count, to.codes, entry, slot);
     copy_rows(from.scales, first, count, to.scales, entry, slot);
     if (to.offsets) copy_rows(from.offsets, first, count, to.offsets, entry, slot);
@@ -352,9 +353,8 @@ class cache_rows {
     for_parts(k, "k", [&](const auto& part, const char* name) { check.output(part, name); });
     for_parts(v, "v", [&](const auto& part, const char* name) {
       check.output(part, name);
-      for_parts(k, "k", [&](const auto& key_part, const char* key_name) {
-        check.no_overlap(part, name, key_part, key_name);
-      });
+      for_parts(k, "k",
+                [&](const auto& key_part, const char* key_name) { check.no_overlap(part, name, key_part, key_name); });
     });
   }
 
