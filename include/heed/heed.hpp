@@ -1,6 +1,7 @@
 /// All of heed but the interop headers, which need libraries of their own.
 #pragma once
 
+#include <heed/cache.hpp>
 #include <heed/rotary.hpp>
 #include <heed/softmax.hpp>
 #include <heed/version.hpp>

@@ -105,6 +105,38 @@ TEST_CASE("loads and stores of double leave the numbers as they are") {
   support::for_each_arch([](auto arch) { check_conversions<double, double, decltype(arch)>(); });
 }
 
+TEMPLATE_TEST_CASE("codes of 8 and 4 bits are loaded as the numbers they are", "", float, double) {
+  using T = TestType;
+  std::vector<std::int8_t> codes;
+  std::vector<std::uint8_t> bytes;
+  for (int c = -128; c < 128; ++c) codes.push_back(static_cast<std::int8_t>(c));
+  for (int b = 0; b < 256; ++b) bytes.push_back(static_cast<std::uint8_t>(b * 37));  // every byte, in no order
+  support::for_each_arch([&](auto arch) {
+    using A = decltype(arch);
+    using namespace heed::detail;
+    constexpr int lanes = pack<T, A>::lanes;
+    CAPTURE(A::name());
+    bool right8 = true, right_pairs = true, right_low = true, right_high = true;
+    for (int at = 0; at + lanes <= 256; ++at) {
+      T lane[lanes];
+      load_as<T, A>(codes.data() + at).store(lane);
+      for (int i = 0; i < lanes; ++i) right8 = right8 && lane[i] == static_cast<T>(at + i - 128);
+      load_nibble_pairs<T, A>(bytes.data() + at).store(lane);
+      const auto byte = [&](int i) { return static_cast<int>(bytes[static_cast<std::size_t>(at + i)]); };
+      for (int i = 0; i < lanes; ++i)
+        right_pairs = right_pairs && lane[i] == static_cast<T>(i % 2 == 0 ? byte(i / 2) % 16 : byte(i / 2) / 16);
+      load_nibbles<T, A>(bytes.data() + at, 0).store(lane);
+      for (int i = 0; i < lanes; ++i) right_low = right_low && lane[i] == static_cast<T>(byte(i) % 16);
+      load_nibbles<T, A>(bytes.data() + at, 4).store(lane);
+      for (int i = 0; i < lanes; ++i) right_high = right_high && lane[i] == static_cast<T>(byte(i) / 16);
+    }
+    CHECK(right8);
+    CHECK(right_pairs);
+    CHECK(right_low);
+    CHECK(right_high);
+  });
+}
+
 TEMPLATE_TEST_CASE("a square transposed in registers", "", float, double) {
   using T = TestType;
   support::for_each_arch([](auto arch) {

@@ -4,10 +4,30 @@
 #include <heed/core/float16.hpp>
 #include <heed/simd/pack.hpp>
 
+#include <cstdint>
+#include <cstring>
+
 HEED_ARCH_BEGIN
 namespace detail {
 
-/// One register of T from consecutive elements of a storage type. Exact.
+#if defined(__AVX2__)
+/// 256-bit registers, with the integer instructions of AVX2.
+template <class A>
+inline constexpr bool is_avx2 = lanes<float, A> == 8 && std::is_base_of_v<xsimd::avx2, A>;
+
+template <class A>
+HEED_INLINE pack<float, A> from_int32(__m256i codes) noexcept {
+  return {typename pack<float, A>::batch_type(_mm256_cvtepi32_ps(codes))};
+}
+#endif
+#if defined(__AVX512F__)
+template <class A>
+HEED_INLINE pack<float, A> from_int32(__m512i codes) noexcept {
+  return {typename pack<float, A>::batch_type(_mm512_maskz_cvtepi32_ps(0xffff, codes))};
+}
+#endif
+
+/// One register of T from consecutive elements of a storage type, or from codes of 8 bits. Exact.
 template <class T, class A, class S>
 HEED_INLINE pack<T, A> load_as(const S* from) noexcept {
   constexpr int n = lanes<T, A>;
@@ -25,9 +45,13 @@ HEED_INLINE pack<T, A> load_as(const S* from) noexcept {
       else
         return {typename pack<T, A>::batch_type(_mm512_maskz_cvtph_ps(every, half))};
     }
+    if constexpr (has_avx512<A> && std::is_same_v<T, float> && std::is_same_v<S, std::int8_t>) {
+      const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+      return {from_int32<A>(_mm512_maskz_cvtepi8_epi32(0xffff, codes))};
+    }
 #endif
 #if defined(__AVX2__)
-    if constexpr (std::is_same_v<T, float> && n == 8 && sizeof(S) == 2 && std::is_base_of_v<xsimd::avx2, A>) {
+    if constexpr (std::is_same_v<T, float> && sizeof(S) == 2 && is_avx2<A>) {
       const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
       if constexpr (std::is_same_v<S, bfloat16>)
         return {
@@ -37,11 +61,64 @@ HEED_INLINE pack<T, A> load_as(const S* from) noexcept {
         return {typename pack<T, A>::batch_type(_mm256_cvtph_ps(half))};
 #endif
     }
+    if constexpr (is_avx2<A> && std::is_same_v<T, float> && std::is_same_v<S, std::int8_t>) {
+      const __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+      return {from_int32<A>(_mm256_cvtepi8_epi32(codes))};
+    }
 #endif
     alignas(64) T lane[n];
     for (int i = 0; i < n; ++i) lane[i] = static_cast<T>(static_cast<float>(from[i]));
     return pack<T, A>::load_aligned(lane);
   }
+}
+
+/// One register of numbers 0 to 15 from as many nibbles: the low one of each byte first, then its high one.
+template <class T, class A>
+HEED_INLINE pack<T, A> load_nibble_pairs(const std::uint8_t* from) noexcept {
+  constexpr int n = lanes<T, A>;
+  // A byte b in each 64 bits becomes b & 15 and b >> 4 in 32 bits each.
+#if defined(__AVX512F__)
+  if constexpr (has_avx512<A> && std::is_same_v<T, float>) {
+    const __m512i bytes = _mm512_maskz_cvtepu8_epi64(0xff, _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+    const __m512i nibbles = _mm512_or_si512(bytes, _mm512_maskz_slli_epi64(0xff, bytes, 28));
+    return from_int32<A>(_mm512_and_si512(nibbles, _mm512_set1_epi32(15)));
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (is_avx2<A> && std::is_same_v<T, float>) {
+    int four_bytes;
+    std::memcpy(&four_bytes, from, sizeof four_bytes);
+    const __m256i bytes = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four_bytes));
+    const __m256i nibbles = _mm256_or_si256(bytes, _mm256_slli_epi64(bytes, 28));
+    return from_int32<A>(_mm256_and_si256(nibbles, _mm256_set1_epi32(15)));
+  }
+#endif
+  alignas(64) T lane[n];
+  for (int i = 0; i < n; ++i) lane[i] = static_cast<T>((from[i / 2] >> (i % 2 * 4)) & 15);
+  return pack<T, A>::load_aligned(lane);
+}
+
+/// One register of numbers 0 to 15 from the low (shift 0) or the high (shift 4) nibbles of as many bytes.
+template <class T, class A>
+HEED_INLINE pack<T, A> load_nibbles(const std::uint8_t* from, int shift) noexcept {
+  constexpr int n = lanes<T, A>;
+#if defined(__AVX512F__)
+  if constexpr (has_avx512<A> && std::is_same_v<T, float>) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    const __m128i nibbles = _mm_and_si128(_mm_srl_epi16(bytes, _mm_cvtsi32_si128(shift)), _mm_set1_epi8(15));
+    return from_int32<A>(_mm512_maskz_cvtepu8_epi32(0xffff, nibbles));
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (is_avx2<A> && std::is_same_v<T, float>) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+    const __m128i nibbles = _mm_and_si128(_mm_srl_epi16(bytes, _mm_cvtsi32_si128(shift)), _mm_set1_epi8(15));
+    return from_int32<A>(_mm256_cvtepu8_epi32(nibbles));
+  }
+#endif
+  alignas(64) T lane[n];
+  for (int i = 0; i < n; ++i) lane[i] = static_cast<T>((from[i] >> shift) & 15);
+  return pack<T, A>::load_aligned(lane);
 }
 
 /// The first n lanes from memory, the others 0.

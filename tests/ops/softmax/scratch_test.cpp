@@ -1,51 +1,14 @@
 #include "ops/softmax/problem.hpp"
 #include "ops/softmax/step.hpp"
+#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/guarded.hpp"
 
 #include <heed/mod/masks.hpp>
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
 #include <vector>
 
 using namespace softmax_test;
-
-namespace {
-
-std::atomic<long> allocations{0};
-
-void* counted(std::size_t bytes, std::size_t alignment) {
-  ++allocations;
-  void* const p = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment + alignment);
-  if (p == nullptr) throw std::bad_alloc();
-  return p;
-}
-
-}  // namespace
-
-void* operator new(std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
-void* operator new[](std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
-  ++allocations;
-  return std::malloc(bytes);
-}
-void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept { return operator new(bytes, std::nothrow); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  return counted(bytes, static_cast<std::size_t>(alignment));
-}
-void* operator new[](std::size_t bytes, std::align_val_t alignment) {
-  return counted(bytes, static_cast<std::size_t>(alignment));
-}
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 
 namespace {
 
@@ -55,13 +18,6 @@ template <class S>
 std::vector<unsigned char> scratch_for(const shape& s, const softmax_options<S>& options) {
   const index_t bytes = heed::softmax_forward_scratch_bytes<S>(s.D, s.E, options);
   return std::vector<unsigned char>(static_cast<std::size_t>(bytes), 0xff);  // every float is NaN
-}
-
-template <class Call>
-long allocations_of(const Call& call) {
-  const long before = allocations;
-  call();
-  return allocations - before;
 }
 
 }  // namespace
@@ -84,7 +40,7 @@ TEMPLATE_TEST_CASE("with scratch of the caller's a call allocates nothing, and N
     options.lse = lent.lse;
     options.scratch = {memory.data(), static_cast<index_t>(memory.size())};
     heed::release_scratch();
-    CHECK(allocations_of([&] { with_mods(lent, options); }) == 0);
+    CHECK(support::allocations_of([&] { with_mods(lent, options); }) == 0);
     CHECK(same_result(lent, own));
   }
 }
@@ -93,8 +49,8 @@ TEST_CASE("without scratch only a thread's first call allocates") {
   problem<float> p(usual);
   const auto call = [&] { heed::softmax_forward(p.q, p.k, p.v, p.out, {.lse = p.lse, .executor = heed::serial()}); };
   heed::release_scratch();
-  CHECK(allocations_of(call) == 1);
-  CHECK(allocations_of(call) == 0);
+  CHECK(support::allocations_of(call) == 1);
+  CHECK(support::allocations_of(call) == 0);
 }
 
 TEST_CASE("a call stays within the scratch that was asked for") {
