@@ -76,7 +76,7 @@ void softmax_column_statistics_on(view<const S, 4> q, view<const S, 4> k, view<c
 /// options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads. A key's sum is owned by one task, which visits tiles
 /// of rows in ascending order, and heads that are summed over likewise.
-/// Accuracy: error of sum below 2 u sum_i (a_i + sqrt(rows summed)) P_ij |w_i|, a_i = sqrt(D) max|s| + |lse_i| + 8, s the
+/// Accuracy: error of sum below 2 u sum_i (a_i + sqrt(rows summed)) P_ij |w_i|, a_i = sqrt(D) (max|s| + |lse_i|) + 8, s the
 /// scaled products, u = 2^-24 (2^-53); of max as softmax_weights.
 /// Throws heed::invalid_argument before any write: all that softmax_forward throws for; extents that do not fit; a
 /// threshold that is negative or not finite.

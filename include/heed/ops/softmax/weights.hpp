@@ -53,7 +53,7 @@ void softmax_weights_on(view<const S, 4> q, view<const S, 4> k, view<const accum
 /// time of one, if they are neighbours in the list too. Scratch O(D) a worker (softmax_weights_scratch_bytes):
 /// options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads.
-/// Accuracy: error below 2 u (sqrt(D) max|s| + |lse| + 8) P, s the scaled products, u = 2^-24 (2^-53); what is below
+/// Accuracy: error below 2 u (sqrt(D) (max|s| + |lse|) + 8) P, s the scaled products, u = 2^-24 (2^-53); what is below
 /// the normal range is 0.
 /// Throws heed::invalid_argument before any write: all that softmax_forward throws for; rows outside of [0, N), or that
 /// no sequence owns; extents of lse or weights that do not fit.
