@@ -1,4 +1,4 @@
-#include "ops/softmax/problem.hpp"
+#include "ops/softmax/statistics.hpp"
 #include "support/catch.hpp"
 #include "support/guarded.hpp"
 
@@ -134,4 +134,18 @@ TEST_CASE("scratch grows with the head sizes and the workers, and with nothing e
   CHECK(bytes(64, 64, heed::serial()) < bytes(128, 64, heed::serial()));
   CHECK(bytes(64, 64, heed::serial()) < bytes(64, 128, heed::serial()));
   CHECK(bytes(64, 64, three) > 2 * bytes(64, 64, heed::serial()));
+}
+
+TEMPLATE_TEST_CASE("statistics allocate nothing with scratch of the caller's", "", float, heed::bfloat16) {
+  statistics_problem<TestType> p({2, 4, 2, 130, 300, 33, 1});
+  softmax_statistics_options<TestType> options{.executor = heed::serial()};
+  solve<TestType>(p, options);
+  const index_t bytes = std::max({heed::softmax_weights_scratch_bytes<TestType>(33, options),
+                                  heed::softmax_top_keys_scratch_bytes<TestType>(33, 5, options),
+                                  heed::softmax_row_statistics_scratch_bytes<TestType>(33, options),
+                                  heed::softmax_column_statistics_scratch_bytes<TestType>(33, options)});
+  std::vector<unsigned char> memory(static_cast<std::size_t>(bytes), 0xff);
+  options.scratch = {memory.data(), bytes};
+  heed::release_scratch();
+  CHECK(allocations_of([&] { read_on<heed::default_arch, TestType>(p, options, heed::causal{}); }) == 0);
 }
