@@ -152,8 +152,16 @@ template <class C, int Rank>
 concept writable = requires { typename view_of_t<C>; } && view_of_t<C>::rank == Rank &&
                    !std::is_const_v<typename view_of_t<C>::element_type>;
 
+/// Anything an operator accepts as an input of the given rank.
+template <class C, int Rank>
+concept readable = requires { typename view_of_t<const C>; } && view_of_t<const C>::rank == Rank;
+
 /// The element type that a call is about, deduced from its output alone.
 template <class C>
 using element_of_t = typename view_of_t<C>::element_type;
+
+/// The same where outputs are of a type of their own: deduced from the input q.
+template <class C>
+using value_of_t = typename view_of_t<const C>::value_type;
 
 HEED_END

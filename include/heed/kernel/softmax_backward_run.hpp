@@ -7,6 +7,7 @@
 #include <heed/kernel/bias_gradient.hpp>
 #include <heed/kernel/gradient_rows.hpp>
 #include <heed/kernel/gradient_tile.hpp>
+#include <heed/kernel/seen_blocks.hpp>
 
 #include <numeric>
 #include <optional>
@@ -302,16 +303,6 @@ class softmax_backward_run {
     return meet<A>(at, rows_.q.extent(1), rows_.queries(at.sequence).count, rows_.bias, segment.rows);
   }
 
-  /// The bias of tile `tile` and a block of keys, [key][lane], or nullptr.
-  template <class Meeting>
-  static const T* load_bias(const Meeting& m, int tile, int queries, index_t block,
-                            const gradient_buffers<T, A>& buffers) noexcept {
-    if (m.bias.data == nullptr) return nullptr;
-    detail::load_bias<T, A>(m.bias, m.first_query + tile * shape::queries, queries, m.first_key(block),
-                            m.keys_of(block), buffers.bias);
-    return buffers.bias;
-  }
-
   /// Calls use(place, part) for the parts of key blocks [first_block, last_block) that the loaded tile sees, while
   /// their gradients are in the buffers, as gradient_tile::differentiate_logits leaves them.
   template <int First, class Segment, class Use>
@@ -319,18 +310,12 @@ class softmax_backward_run {
                     index_t last_block, Use use) const {
     gradient_buffers<T, A>& buffers = space.buffers;
     const auto m = meet_keys(at, segment);
-    for (index_t number = std::max(first_block, m.begin); number < std::min(last_block, m.end); ++number) {
-      const int count = m.keys_of(number);
-      const tile_place here = m.place_of(0, number);
-      const tile_class seen =
-          segment.rows.mask.classify(here.b, here.h, here.query, here.query + at.count, here.key, here.key + count);
-      if (seen == tile_class::empty) continue;
-      const key_block<dense_source<S>, T, A> block(m.source, m.first_key(number), count, buffers);
-      const T* const bias = load_bias(m, 0, at.count, number, buffers);
-      space.tiles[0].template differentiate_logits<First>(block, here, bias, m.log_weight2, seen == tile_class::partial,
-                                                          segment.rows.mask, chain_,
-                                                          [&](tile_part part) { use(here, part); });
-    }
+    for_seen_blocks(m, at.count, first_block, last_block, buffers, segment.rows.mask,
+                    [&](index_t, const auto& block, tile_place here, const T* bias, bool partial) {
+                      space.tiles[0].template differentiate_logits<First>(block, here, bias, m.log_weight2, partial,
+                                                                          segment.rows.mask, chain_,
+                                                                          [&](tile_part part) { use(here, part); });
+                    });
   }
 
   /// bias_sums[key][lane] += the gradients that the loaded tile has for the keys of each block.

@@ -14,18 +14,31 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
+/// An output of any strides, those of its last axis too.
+template <class T>
+HEED_COLD void check_scattered_output(const checker& check, const view<T, 3>& output, const char* name) {
+  for (int axis = 0; axis < 3; ++axis)
+    check.require(output.stride(axis) != 0 || output.extent(axis) <= 1 || is_empty(output), name,
+                  "no broadcast axis in an output", "stride 0");
+  check.require(distinct_elements(output), name, "an output whose elements are distinct",
+                "strides that make them overlap");
+}
+
 /// An output [B,H,N] of any strides, if there is one.
 template <class T, class S>
 HEED_COLD void check_lse(const checker& check, const view<T, 3>& lse, const char* name, const view<const S, 4>& rows,
                          const char* meaning) {
   if (!lse) return;
-  for (int axis = 0; axis < 3; ++axis) {
-    check.extent(lse, name, axis, rows.extent(axis), meaning);
-    check.require(lse.stride(axis) != 0 || lse.extent(axis) <= 1 || is_empty(lse), name,
-                  "no broadcast axis in an output", "stride 0");
-  }
-  check.require(distinct_elements(lse), name, "an output whose elements are distinct",
-                "strides that make them overlap");
+  for (int axis = 0; axis < 3; ++axis) check.extent(lse, name, axis, rows.extent(axis), meaning);
+  check_scattered_output(check, lse, name);
+}
+
+/// An input [B,H,N] of any strides.
+template <class S, class T>
+HEED_COLD void check_row_numbers(const checker& check, const view<const S, 4>& q, const view<const T, 3>& numbers,
+                                 const char* name) {
+  for (int axis = 0; axis < 3; ++axis) check.extent(numbers, name, axis, q.extent(axis), "as q");
+  check.require(numbers.data() != nullptr || is_empty(numbers), name, "data", "a null pointer");
 }
 
 /// How scores are made of products.
@@ -61,21 +74,28 @@ HEED_COLD void check_queries(const checker& check, const view<const S, 4>& q, co
   check_scores(check, q, sink, scale, softcap);
 }
 
+/// Keys [B,G,M,D] of queries.
 template <class S>
-HEED_COLD void check_keys(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k,
-                          const view<const S, 4>& v, const std::type_identity_t<view<const S, 4>>& out,
-                          const char* k_name, const char* v_name, bool shared_batch = false) {
+HEED_COLD void check_key_rows(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k,
+                              const char* k_name, bool shared_batch = false) {
   check.tensor(k, k_name);
-  check.tensor(v, v_name);
   if (!(shared_batch && k.extent(0) == 1)) check.extent(k, k_name, 0, q.extent(0), "B, as q");
-  check.extent(v, v_name, 0, k.extent(0), "B, as k");
   if (k.extent(1) == 0 ? q.extent(1) != 0 : q.extent(1) % k.extent(1) != 0) [[unlikely]]
     check.fail_with(text("%s.extent(1) (G)", k_name).c_str(),
                     text("a divisor of H = %lld", static_cast<long long>(q.extent(1))).c_str(),
                     show(k.extent(1)).c_str());
+  check.extent(k, k_name, 3, q.extent(3), "D, as q");
+}
+
+template <class S>
+HEED_COLD void check_keys(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k,
+                          const view<const S, 4>& v, const std::type_identity_t<view<const S, 4>>& out,
+                          const char* k_name, const char* v_name, bool shared_batch = false) {
+  check_key_rows(check, q, k, k_name, shared_batch);
+  check.tensor(v, v_name);
+  check.extent(v, v_name, 0, k.extent(0), "B, as k");
   check.extent(v, v_name, 1, k.extent(1), "G, as k");
   check.extent(v, v_name, 2, k.extent(2), "M, as k");
-  check.extent(k, k_name, 3, q.extent(3), "D, as q");
   check.extent(v, v_name, 3, out.extent(3), "E, as out");
 }
 
@@ -97,11 +117,8 @@ HEED_COLD void check_backward_queries(const checker& check, const view<const S, 
   check.extent(dout, "dout", 3, out.extent(3), "E, as out");
   check_value_rows(check, q, dq, "dq");
   check.extent(dq, "dq", 3, q.extent(3), "D, as q");
-  for (const auto& [of_row, name] : {std::pair{&lse, "lse"}, {&dlse, "options.dlse"}}) {
-    if (of_row == &dlse && !dlse) continue;
-    for (int axis = 0; axis < 3; ++axis) check.extent(*of_row, name, axis, q.extent(axis), "as q");
-    check.require(of_row->data() != nullptr || is_empty(*of_row), name, "data", "a null pointer");
-  }
+  check_row_numbers(check, q, lse, "lse");
+  if (dlse) check_row_numbers(check, q, dlse, "options.dlse");
   check_scores(check, q, sink, scale, softcap);
 }
 

@@ -10,6 +10,7 @@
 #include <heed/kernel/score.hpp>
 #include <heed/kernel/tile_io.hpp>
 #include <heed/kernel/tile_panels.hpp>
+#include <heed/kernel/tile_scores.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -57,11 +58,7 @@ class softmax_tile {
   HEED_NOINLINE void load_queries(const S* rows, index_t stride, int count, T factor) noexcept {
     count_ = count;
     groups_ = (count + width - 1) / width;
-    // Row by row, which the processor's own prefetcher follows; the transposition hops between rows.
-    for (int i = 0; i < count; ++i) prefetch_row<0>(rows + i * stride, features_);
-    for (int g = 0; g < groups_; ++g)
-      load_transposed<pitch>(rows + g * width * stride, stride, std::min(width, count - g * width), features_,
-                             P(factor), queries_ + g * width);
+    load_lanes<pitch>(rows, stride, count, features_, pack<T, A>(factor), queries_);
   }
 
   /// Empties the state, keeps the queries.
@@ -180,7 +177,7 @@ class softmax_tile {
           (P(log_weight2) - P::load_aligned(reference_ + g * width)).store_aligned(start + g * width);
           P(T(0)).store_aligned(total + g * width);
         }
-        const bool some = score(block, rest, run.masked, place, bias, start, true, total, ahead, mask, chain);
+        const bool some = score(block, {rest, run.masked}, place, bias, start, true, total, ahead, mask, chain);
         // Lanes without a query may hold anything.
         std::fill(total + std::min(count_, rest.high * width), total + rest.high * width, T(0));
         // A sum within the bound proves every weight within it. NaN fails the comparison and takes the long way.
@@ -198,7 +195,7 @@ class softmax_tile {
       }
       std::fill_n(start + rest.low * width, (rest.high - rest.low) * width, log_weight2);
       std::fill_n(total + rest.low * width, (rest.high - rest.low) * width, -std::numeric_limits<T>::infinity());
-      excluded = score(block, rest, run.masked, place, bias, start, false, total, ahead, mask, chain) || excluded;
+      excluded = score(block, {rest, run.masked}, place, bias, start, false, total, ahead, mask, chain) || excluded;
       std::fill(total + std::min(count_, rest.high * width), total + rest.high * width,
                 -std::numeric_limits<T>::infinity());
       const bool raised = raise_reference(total, {run.part.first, done, rest.low, rest.high});
@@ -210,47 +207,12 @@ class softmax_tile {
     return excluded;
   }
 
-  /// Products of a part and what finish_scores makes of them, a few keys at a time while they are in the first-level
-  /// cache.
   template <class Source, class Mask, class... Mods>
-  HEED_NOINLINE bool score(const key_block<Source, T, A>& block, tile_part part, unsigned masked, tile_place place,
-                           const T* bias, const T* start, bool weigh, T* total, prefetcher& ahead, const Mask& mask,
-                           const score_chain<Mods...>& chain) {
-    alignas(64) static constexpr T zeros[pitch] = {};
-    const bool plain = chain.plain();
-    bool excluded = false;
-    block.for_keys(part.first, part.count, [&](const T* rows, index_t stride, int count, int row) {
-      for_blocks<T, A>(part.low, part.high, [&](auto vectors, int v) {
-        constexpr int n = decltype(vectors)::value;
-        const T* const queries = queries_ + v * width;
-        if constexpr (n == shape::vectors && shape::fuse_exp) {
-          if (weigh && plain && bias == nullptr && masked == 0) {
-            constexpr int most = 8 * shape::rows(n);
-            for (int j = 0; j < count; j += most) {
-              const int some = std::min(most, count - j);
-              weight_panel<n, T, A>(rows + j * stride, stride, some, queries, features_, start + v * width,
-                                    total + v * width, scores_ + (row + j) * pitch + v * width);
-              ahead.issue(some * n);
-            }
-            return;
-          }
-        }
-        constexpr int most = n == 1 ? shape::mask_keys : 4 * shape::rows(n);
-        for (int j = 0; j < count;) {
-          const int at = row + j;
-          const int some = std::min(count - j, masked == 0 ? most : shape::mask_keys - at % shape::mask_keys);
-          key_panel<n, T, A>(rows + j * stride, stride, some, queries, features_, (plain ? start : zeros) + v * width,
-                             scores_ + at * pitch + v * width);
-          const bool hides = (masked >> at / shape::mask_keys & 1u) != 0;
-          excluded = finish_scores<T, A>(scores_, bias, total, start, {at, some, v, v + n}, place, hides, weigh,
-                                         care_ != tile_care::none, mask, chain) ||
-                     excluded;
-          ahead.issue(some * n);
-          j += some;
-        }
-      });
-    });
-    return excluded;
+  HEED_INLINE bool score(const key_block<Source, T, A>& block, const tile_run& run, tile_place place, const T* bias,
+                         const T* start, bool weigh, T* total, prefetcher& ahead, const Mask& mask,
+                         const score_chain<Mods...>& chain) {
+    return score_keys(scored_tile<T>{queries_, features_, scores_}, block, run, place, bias, start, weigh,
+                      care_ != tile_care::none, total, ahead, mask, chain);
   }
 
   /// Moves the reference up to `top` where that exceeds it by more than the slack, and rescales what is relative to it:

@@ -38,6 +38,16 @@ void load_transposed(const S* rows, index_t stride, int count, index_t features,
   }
 }
 
+/// to[d][lane] = factor * rows[lane][d] for `count` lanes and those that fill their last vector up, which get 0.
+template <int Pitch, class T, class A, class S>
+void load_lanes(const S* rows, index_t stride, int count, index_t features, pack<T, A> factor, T* to) noexcept {
+  constexpr int width = lanes<T, A>;
+  // Row by row, which the processor's own prefetcher follows; the transposition hops between rows.
+  for (int i = 0; i < count; ++i) prefetch_row<0>(rows + i * stride, features);
+  for (int lane = 0; lane < count; lane += width)
+    load_transposed<Pitch>(rows + lane * stride, stride, std::min(width, count - lane), features, factor, to + lane);
+}
+
 /// rows[lane][e] = factor[lane] * from[e][lane] for the first `count` lanes of one vector.
 template <int Pitch, class T, class A, class S>
 void store_transposed(const T* from, index_t features, pack<T, A> factor, S* rows, index_t stride, int count) noexcept {

@@ -163,8 +163,8 @@ bool same_result(const problem<S>& a, const problem<S>& b) {
   return same_bits<S, 4>(a.out, b.out) && same_bits<typename problem<S>::accumulator, 3>(a.lse, b.lse);
 }
 
-template <class S>
-bool all_finite(const tensor<S, 4>& t) {
+template <class S, int Rank>
+bool all_finite(const tensor<S, Rank>& t) {
   return std::all_of(t.begin(), t.end(), [](S x) { return std::isfinite(static_cast<double>(x)); });
 }
 

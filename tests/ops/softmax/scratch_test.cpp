@@ -1,4 +1,5 @@
 #include "ops/softmax/problem.hpp"
+#include "ops/softmax/statistics.hpp"
 #include "ops/softmax/step.hpp"
 #include "support/allocations.hpp"
 #include "support/catch.hpp"
@@ -107,4 +108,18 @@ TEMPLATE_TEST_CASE("with scratch of the caller's a step allocates nothing, and N
   CHECK(allocations_of([&] { heed::softmax_step(lent.q, lent.k, lent.v, lent.out, options, heed::causal{}); }) == 0);
   CHECK(same_result(lent, own));
   CHECK(std::all_of(memory.begin() + 1 + bytes, memory.end(), [](unsigned char x) { return x == 0xff; }));
+}
+
+TEMPLATE_TEST_CASE("statistics allocate nothing with scratch of the caller's", "", float, heed::bfloat16) {
+  statistics_problem<TestType> p({2, 4, 2, 130, 300, 33, 1});
+  softmax_statistics_options<TestType> options{.executor = heed::serial()};
+  solve<TestType>(p, options);
+  const index_t bytes = std::max({heed::softmax_weights_scratch_bytes<TestType>(33, options),
+                                  heed::softmax_top_keys_scratch_bytes<TestType>(33, 5, options),
+                                  heed::softmax_row_statistics_scratch_bytes<TestType>(33, options),
+                                  heed::softmax_column_statistics_scratch_bytes<TestType>(33, options)});
+  std::vector<unsigned char> memory(static_cast<std::size_t>(bytes), 0xff);
+  options.scratch = {memory.data(), bytes};
+  heed::release_scratch();
+  CHECK(allocations_of([&] { read_on<heed::default_arch, TestType>(p, options, heed::causal{}); }) == 0);
 }

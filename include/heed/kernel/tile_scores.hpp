@@ -1,0 +1,70 @@
+/// The scores of a tile of queries and a block of keys.
+#pragma once
+
+#include <heed/kernel/key_block.hpp>
+#include <heed/kernel/mask_runs.hpp>
+#include <heed/kernel/prefetch.hpp>
+#include <heed/kernel/score.hpp>
+#include <heed/kernel/tile_panels.hpp>
+
+#include <algorithm>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+/// Queries of a tile, and where their scores go.
+template <class T>
+struct scored_tile {
+  const T* queries;  // [D][lane], times scale
+  index_t features;
+  T* scores;  // [key][lane]
+};
+
+/// Products of a run of keys and what finish_scores makes of them, a few keys at a time while they are in the
+/// first-level cache. Returns what finish_scores does.
+template <class T, class A, class Source, class Mask, class... Mods>
+HEED_NOINLINE bool score_keys(const scored_tile<T>& tile, const key_block<Source, T, A>& block, const tile_run& run,
+                              tile_place place, const T* bias, const T* start, bool weigh, bool careful, T* total,
+                              prefetcher& ahead, const Mask& mask, const score_chain<Mods...>& chain) {
+  using shape = tile_shape<T, A>;
+  constexpr int width = shape::width, pitch = shape::queries;
+  alignas(64) static constexpr T zeros[pitch] = {};
+  const bool plain = chain.plain();
+  const tile_part& part = run.part;
+  bool excluded = false;
+  block.for_keys(part.first, part.count, [&](const T* rows, index_t stride, int count, int row) {
+    for_blocks<T, A>(part.low, part.high, [&](auto vectors, int v) {
+      constexpr int n = decltype(vectors)::value;
+      const T* const queries = tile.queries + v * width;
+      if constexpr (n == shape::vectors && shape::fuse_exp) {
+        if (weigh && plain && bias == nullptr && run.masked == 0) {
+          constexpr int most = 8 * shape::rows(n);
+          for (int j = 0; j < count; j += most) {
+            const int some = std::min(most, count - j);
+            weight_panel<n, T, A>(rows + j * stride, stride, some, queries, tile.features, start + v * width,
+                                  total + v * width, tile.scores + (row + j) * pitch + v * width);
+            ahead.issue(some * n);
+          }
+          return;
+        }
+      }
+      constexpr int most = n == 1 ? shape::mask_keys : 4 * shape::rows(n);
+      for (int j = 0; j < count;) {
+        const int at = row + j;
+        const int some = std::min(count - j, run.masked == 0 ? most : shape::mask_keys - at % shape::mask_keys);
+        key_panel<n, T, A>(rows + j * stride, stride, some, queries, tile.features, (plain ? start : zeros) + v * width,
+                           tile.scores + at * pitch + v * width);
+        const bool hides = (run.masked >> at / shape::mask_keys & 1u) != 0;
+        excluded = finish_scores<T, A>(tile.scores, bias, total, start, {at, some, v, v + n}, place, hides, weigh,
+                                       careful, mask, chain) ||
+                   excluded;
+        ahead.issue(some * n);
+        j += some;
+      }
+    });
+  });
+  return excluded;
+}
+
+}  // namespace detail
+HEED_ARCH_END
