@@ -1,77 +1,29 @@
 /// softmax_forward: time, GFLOP/s and the share of the multiply-add peak measured beside every sample.
 ///
-///     heed_bench_softmax [--benchmark_filter=REGEX] [--benchmark_out=FILE --benchmark_out_format=json]
+///     bench_softmax [--benchmark_filter=REGEX] [--benchmark_out=FILE --benchmark_out_format=json]
 ///
 /// Names: softmax/forward/<dtype>/<case>/B/H/N/D/threads. FLOPs: 2 per multiply-add of the visible pairs, so causal counts
 /// half. `share_best` and `share_median` are over the samples of one benchmark, each divided by its own peak.
 #include <heed/softmax.hpp>
 
-#include "support/peak.hpp"
+#include "support/samples.hpp"
 
-#include <benchmark/benchmark.h>
-
-#include <cmath>
+#include <algorithm>
 #include <memory>
-#include <random>
 #include <string>
-#include <vector>
 
 namespace {
 
+using bench::problem;
+using bench::shape;
 using heed::index_t;
-
-struct shape {
-  index_t batch, heads, kv_heads, n, d;
-};
-
-template <class T>
-struct problem {
-  explicit problem(const shape& s)
-      : q({s.batch, s.heads, s.n, s.d}), k({s.batch, s.kv_heads, s.n, s.d}), v({s.batch, s.kv_heads, s.n, s.d}),
-        out({s.batch, s.heads, s.n, s.d}) {
-    std::mt19937 generator(7);
-    std::normal_distribution<float> normal;
-    for (auto* tensor : {&q, &k, &v})
-      for (auto& x : *tensor) x = T(normal(generator));
-  }
-  heed::tensor<T, 4> q, k, v, out;
-};
 
 /// Visible pairs of one head under causal order and a window.
 double visible_pairs(index_t n, bool causal, index_t left) {
   double pairs = 0;
-  for (index_t i = 0; i < n; ++i) pairs += static_cast<double>((causal ? i : n - 1) - (left >= 0 ? std::max<index_t>(0, i - left) : 0) + 1);
+  for (index_t i = 0; i < n; ++i)
+    pairs += static_cast<double>((causal ? i : n - 1) - (left >= 0 ? std::max<index_t>(0, i - left) : 0) + 1);
   return pairs;
-}
-
-template <class T, class Call>
-void measure(benchmark::State& state, const shape& s, int threads, double pairs, const Call& call) {
-  using real = heed::accumulator_t<T>;
-  problem<T> p(s);
-  bench::pin_threads(threads);
-  const double flops = 4.0 * static_cast<double>(s.batch * s.heads * s.d) * pairs;
-  std::vector<double> shares, rates;
-  call(p, threads);
-  double duration = 2e-3;
-  for (auto _ : state) {
-    // The peak gets as long as the call, before and after it, so that both meet the machine as it is at the time.
-    const double before = bench::fma_peak<real>(threads, duration / 2);
-    const auto start = bench::clock::now();
-    call(p, threads);
-    const double time = bench::seconds(start, bench::clock::now());
-    const double peak = (before + bench::fma_peak<real>(threads, duration / 2)) / 2;
-    duration = time;
-    state.SetIterationTime(time);
-    rates.push_back(flops / time);
-    shares.push_back(flops / time / peak);
-  }
-  std::sort(shares.begin(), shares.end());
-  std::sort(rates.begin(), rates.end());
-  state.counters["share_best"] = shares.back();
-  state.counters["share_median"] = shares[shares.size() / 2];
-  state.counters["gflops_best"] = rates.back() * 1e-9;
-  state.counters["scratch_bytes"] =
-      static_cast<double>(heed::softmax_forward_scratch_bytes<T>(s.d, s.d, {.executor = heed::serial()}));
 }
 
 template <class T, class... Mods>
@@ -80,19 +32,17 @@ void forward(problem<T>& p, heed::softmax_options<T> options, int threads, const
   heed::softmax_forward(p.q, p.k, p.v, p.out, options, mods...);
 }
 
-constexpr int samples = 11;
 constexpr float alibi_slope[8] = {0.5f, 0.25f, 0.125f, 0.0625f, 0.03125f, 0.015625f, 0.0078125f, 0.00390625f};
 
 template <class T>
 void add(const std::string& dtype, const std::string& label, const shape& s, bool causal, index_t left, auto call) {
-  for (const int threads : {1, 2}) {
-    const std::string name = "softmax/forward/" + dtype + "/" + label + "/" + std::to_string(s.batch) + "/" +
-                             std::to_string(s.heads) + "/" + std::to_string(s.n) + "/" + std::to_string(s.d) + "/" +
-                             std::to_string(threads);
-    benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
-      measure<T>(state, s, threads, visible_pairs(s.n, causal, left), call);
-    })->UseManualTime()->Iterations(samples)->Unit(benchmark::kMillisecond);
-  }
+  bench::add("softmax/forward/" + dtype + "/" + label, s, [=](benchmark::State& state, int threads) {
+    problem<T> p(s);
+    const double flops = 4.0 * static_cast<double>(s.batch * s.heads * s.d) * visible_pairs(s.n, causal, left);
+    bench::sample<heed::accumulator_t<T>>(state, threads, flops, [&] { call(p, threads); });
+    state.counters["scratch_bytes"] =
+        static_cast<double>(heed::softmax_forward_scratch_bytes<T>(s.d, s.d, {.executor = heed::serial()}));
+  });
 }
 
 template <class T>
@@ -113,9 +63,8 @@ int main(int argc, char** argv) {
   }
   add_plain<double>("float64", {1, 8, 8, 1024, 64});
   for (const shape& s : {shape{1, 8, 8, 4096, 64}, shape{1, 8, 8, 2048, 128}})
-    add<float>("float32", "window256", s, true, 255, [](problem<float>& p, int threads) {
-      forward(p, {.window_left = 255}, threads, heed::causal{});
-    });
+    add<float>("float32", "window256", s, true, 255,
+               [](problem<float>& p, int threads) { forward(p, {.window_left = 255}, threads, heed::causal{}); });
   const shape modded{1, 8, 8, 2048, 64};
   add<float>("float32", "alibi", modded, true, -1, [](problem<float>& p, int threads) {
     forward(p, {}, threads, heed::causal{}, [](auto s, auto at) { return s - alibi_slope[at.h] * (at.q - at.kv); });
@@ -126,11 +75,8 @@ int main(int argc, char** argv) {
   add<float>("float32", "softcap", modded, false, -1,
              [](problem<float>& p, int threads) { forward(p, {.softcap = 30}, threads); });
   const auto bias = std::make_shared<heed::tensor<float, 4>>(heed::tensor<float, 4>({1, 8, 2048, 2048}));
-  add<float>("float32", "bias", modded, false, -1, [bias](problem<float>& p, int threads) {
-    forward(p, {.bias = *bias}, threads);
-  });
+  add<float>("float32", "bias", modded, false, -1,
+             [bias](problem<float>& p, int threads) { forward(p, {.bias = *bias}, threads); });
 
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
+  return bench::run_all(argc, argv);
 }

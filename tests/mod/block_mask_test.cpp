@@ -4,8 +4,8 @@
 #include <heed/mod/neighborhood.hpp>
 
 #include "mod/rectangles.hpp"
+#include "support/message.hpp"
 
-#include <string>
 #include <tuple>
 #include <vector>
 
@@ -13,6 +13,7 @@ using namespace heed_test;
 using heed::block_map;
 using heed::block_options;
 using heed::index_t;
+using support::message_of;
 
 namespace {
 
@@ -89,16 +90,6 @@ void check_maps(const Mask& mask, index_t n, index_t m, const block_options& o, 
     REQUIRE(tiles_of(other) == transposed(tiles_of(*map), o.batch * o.heads, map->rows(), map->columns()));
     REQUIRE(tiles_of(other.transpose()) == tiles_of(*map));
   }
-}
-
-template <class F>
-std::string message_of(F make) {
-  try {
-    make();
-  } catch (const heed::invalid_argument& error) {
-    return error.what();
-  }
-  return "no exception";
 }
 
 }  // namespace

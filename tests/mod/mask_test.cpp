@@ -1,18 +1,18 @@
-#include <heed/core/error.hpp>
 #include <heed/core/tensor.hpp>
 #include <heed/mod/document.hpp>
 #include <heed/mod/masks.hpp>
 
 #include "mod/rectangles.hpp"
+#include "support/message.hpp"
 
 #include <array>
 #include <cstdint>
 #include <cstdlib>
-#include <string>
 #include <vector>
 
 using namespace heed_test;
 using heed::index_t;
+using support::message_of;
 
 namespace {
 
@@ -22,16 +22,6 @@ int get(const std::vector<std::int32_t>& table, int i, int otherwise) {
   return i >= 0 && i < static_cast<int>(table.size()) ? table[static_cast<std::size_t>(i)] : otherwise;
 }
 bool inside(const std::vector<std::int32_t>& table, int i) { return i >= 0 && i < static_cast<int>(table.size()); }
-
-template <class F>
-std::string message_of(F make) {
-  try {
-    make();
-  } catch (const heed::invalid_argument& error) {
-    return error.what();
-  }
-  return "no exception";
-}
 
 }  // namespace
 

@@ -1,13 +1,13 @@
-#include <heed/core/error.hpp>
 #include <heed/mod/neighborhood.hpp>
 
 #include "mod/rectangles.hpp"
+#include "support/message.hpp"
 
 #include <algorithm>
-#include <string>
 
 using namespace heed_test;
 using heed::neighborhood_axis;
+using support::message_of;
 
 namespace {
 
@@ -44,16 +44,6 @@ void check_grid(const neighborhood_axis (&axes)[Rank], extent_of_positions aroun
   check_mask(
       heed::neighborhood<Rank>(axes), [&axes](int, int, int q, int kv) { return visible_in(axes, q, kv); }, around, {},
       1, seed);
-}
-
-template <class F>
-std::string message_of(F make) {
-  try {
-    make();
-  } catch (const heed::invalid_argument& error) {
-    return error.what();
-  }
-  return "no exception";
 }
 
 }  // namespace

@@ -143,6 +143,7 @@ TEMPLATE_TEST_CASE("generic lambdas, with heed's functions in every spelling", "
   same_score<T>([](auto s, auto) {
     return heed::log(heed::exp(s) + 1) + heed::log1p(s * s) + heed::exp2(s) + heed::sqrt(s * s);
   });
+  same_score<T>([](auto s, auto) { return heed::pow(s, 3) + heed::pow(heed::abs(s) + 1, -0.5); });
   same_score<T>(
       [&](auto s, auto at) { return s + heed::lookup(table, at.q - at.kv, 0) + heed::to_real(s, at.q) / 64; });
   same_score<T>([](auto s, auto at) {

@@ -34,6 +34,8 @@ TEMPLATE_TEST_CASE("elementary functions are those of the mathematics library", 
     CHECK(heed::log1p(x) == std::log1p(x));
     CHECK(heed::tanh(-x) == std::tanh(-x));
     CHECK(heed::sqrt(x) == std::sqrt(x));
+    CHECK(heed::pow(x, 2.5) == std::pow(x, T(2.5)));
+    CHECK(heed::pow(-x, 3) == std::pow(-x, T(3)));
     CHECK(heed::sigmoid(x) == Approx(1 / (1 + std::exp(-static_cast<double>(x)))).epsilon(1e-6));
   }
   CHECK(heed::sigmoid(T(-1e4)) == T(0));

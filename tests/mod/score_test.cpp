@@ -1,8 +1,8 @@
-#include <heed/core/error.hpp>
 #include <heed/core/tensor.hpp>
 #include <heed/mod/score.hpp>
 
 #include "support/catch.hpp"
+#include "support/message.hpp"
 
 #include <algorithm>
 #include <array>
@@ -10,13 +10,13 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 using Catch::Approx;
 using heed::index_t;
+using support::message_of;
 
 namespace {
 
@@ -78,16 +78,6 @@ int exact_bucket(int distance, int buckets, int m, bool bidirectional) {
   int t = 0;
   while (e + t < side - 1 && product(n, side - e, e, t + 1) >= product(m, t + 1, e, side - e)) ++t;
   return base + e + t;
-}
-
-template <class F>
-std::string message_of(F make) {
-  try {
-    make();
-  } catch (const heed::invalid_argument& error) {
-    return error.what();
-  }
-  return "no exception";
 }
 
 }  // namespace

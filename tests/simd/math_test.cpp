@@ -59,3 +59,45 @@ TEMPLATE_TEST_CASE("sigmoid keeps 4 ulp, and goes to 0 and 1", "", float, double
     CHECK(at<T, A>(f, -infinity<T>) == 0);
   });
 }
+
+TEMPLATE_TEST_CASE("pow keeps |exponent| ulp for whole exponents, else 3 + 2 |log| of the result", "", float, double) {
+  using T = TestType;
+  for (const double exponent : {-7.0, -1.0, 0.0, 1.0, 2.0, 13.0, -2.5, -0.5, 0.25, 0.5, 1.5, 3.3}) {
+    CAPTURE(exponent);
+    const bool whole = std::floor(exponent) == exponent;
+    // The exponent as the function gets it.
+    const auto exact = [e = static_cast<T>(exponent)](auto x) { return std::pow(x, static_cast<decltype(x)>(e)); };
+    const samples<T> some = samples<T>(T(whole ? -20 : 0.001), T(20), exact).near_zero(-2, 1, whole, exact);
+    support::for_each_arch([&](auto arch) {
+      using A = decltype(arch);
+      CAPTURE(A::name());
+      CHECK(worst<T, A>(
+                some, [=](pack<T, A> x) { return pow(x, static_cast<T>(exponent)); },
+                [=](T got, exact_t<T> value) {
+                  const double allowed = whole ? std::fabs(exponent) + 0.5
+                                               : 3 + 2 * std::fabs(static_cast<double>(std::log(std::abs(value))));
+                  return std::abs(static_cast<exact_t<T>>(got) - value) / ulp<T>(value) / allowed;
+                }) <= 1);
+    });
+  }
+}
+
+TEMPLATE_TEST_CASE("pow at 0, infinity and negative numbers", "", float, double) {
+  using T = TestType;
+  support::for_each_arch([](auto arch) {
+    using A = decltype(arch);
+    CAPTURE(A::name());
+    const auto power = [](T x, double exponent) {
+      return at<T, A>([=](pack<T, A> lanes) { return pow(lanes, static_cast<T>(exponent)); }, x);
+    };
+    CHECK(power(0, 0) == 1);
+    CHECK(power(0, 0.5) == 0);
+    CHECK(power(0, -0.5) == infinity<T>);
+    CHECK(power(0, -2) == infinity<T>);
+    CHECK(power(infinity<T>, 0.5) == infinity<T>);
+    CHECK(power(infinity<T>, -0.5) == 0);
+    CHECK(power(-3, 3) == -27);
+    CHECK(std::isnan(power(-3, 0.5)));
+    CHECK(std::isnan(power(std::numeric_limits<T>::quiet_NaN(), 1)));
+  });
+}

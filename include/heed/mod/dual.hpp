@@ -141,34 +141,6 @@ struct dual {
     const auto rises = a.value > P(0), falls = a.value < P(0);
     return a.through(abs(a.value), [&](const P& d) { return select(rises, d, select(falls, -d, P(0))); });
   }
-  HEED_INLINE friend dual exp(const dual& a) noexcept {
-    const P y = exp(a.value);
-    return a.through(y, [&](const P& d) { return y * d; });
-  }
-  HEED_INLINE friend dual exp2(const dual& a) noexcept {
-    const P y = exp2(a.value), slope = y * P(0.693147180559945309417);
-    return a.through(y, [&](const P& d) { return slope * d; });
-  }
-  HEED_INLINE friend dual log(const dual& a) noexcept {
-    return a.through(log(a.value), [&](const P& d) { return d / a.value; });
-  }
-  HEED_INLINE friend dual log1p(const dual& a) noexcept {
-    return a.through(log1p(a.value), [&](const P& d) { return d / (P(1) + a.value); });
-  }
-  HEED_INLINE friend dual sqrt(const dual& a) noexcept {
-    const P y = sqrt(a.value);
-    return a.through(y, [&](const P& d) { return d / (y + y); });
-  }
-  HEED_INLINE friend dual tanh(const dual& a) noexcept {
-    const P y = tanh(a.value), slope = P(1) - y * y;
-    return a.through(y, [&](const P& d) { return slope * d; });
-  }
-  HEED_INLINE friend dual sigmoid(const dual& a) noexcept {
-    const P y = sigmoid(a.value), slope = y * (P(1) - y);
-    return a.through(y, [&](const P& d) { return slope * d; });
-  }
-
- private:
   /// A function of this number alone: its value, and what it makes of a partial.
   template <class F>
   HEED_INLINE constexpr dual through(const P& y, F f) const noexcept {
@@ -177,6 +149,8 @@ struct dual {
     for (int i = 0; i < K; ++i) result.partial[i] = f(partial[i]);
     return result;
   }
+
+ private:
   template <class F>
   HEED_INLINE constexpr dual with(const dual& b, const P& y, F f) const noexcept {
     dual result;
@@ -185,6 +159,47 @@ struct dual {
     return result;
   }
 };
+
+// Not friends, as qualified calls find them too: `heed::exp(s)`.
+template <class P, int K>
+HEED_INLINE dual<P, K> exp(const dual<P, K>& a) noexcept {
+  const P y = exp(a.value);
+  return a.through(y, [&](const P& d) { return y * d; });
+}
+template <class P, int K>
+HEED_INLINE dual<P, K> exp2(const dual<P, K>& a) noexcept {
+  const P y = exp2(a.value), slope = y * P(0.693147180559945309417);
+  return a.through(y, [&](const P& d) { return slope * d; });
+}
+template <class P, int K>
+HEED_INLINE dual<P, K> log(const dual<P, K>& a) noexcept {
+  return a.through(log(a.value), [&](const P& d) { return d / a.value; });
+}
+template <class P, int K>
+HEED_INLINE dual<P, K> log1p(const dual<P, K>& a) noexcept {
+  return a.through(log1p(a.value), [&](const P& d) { return d / (P(1) + a.value); });
+}
+template <class P, int K>
+HEED_INLINE dual<P, K> sqrt(const dual<P, K>& a) noexcept {
+  const P y = sqrt(a.value);
+  return a.through(y, [&](const P& d) { return d / (y + y); });
+}
+template <class P, int K>
+HEED_INLINE dual<P, K> tanh(const dual<P, K>& a) noexcept {
+  const P y = tanh(a.value), slope = P(1) - y * y;
+  return a.through(y, [&](const P& d) { return slope * d; });
+}
+template <class P, int K>
+HEED_INLINE dual<P, K> sigmoid(const dual<P, K>& a) noexcept {
+  const P y = sigmoid(a.value), slope = y * (P(1) - y);
+  return a.through(y, [&](const P& d) { return slope * d; });
+}
+/// a^exponent
+template <class P, int K>
+HEED_INLINE dual<P, K> pow(const dual<P, K>& a, double exponent) noexcept {
+  const P slope = exponent == 0 ? P(0) : P(exponent) * pow(a.value, exponent - 1);
+  return a.through(pow(a.value, exponent), [&](const P& d) { return slope * d; });
+}
 
 /// An index (or a pack of them) in the type of a score: a constant.
 template <class P, int K, class I>

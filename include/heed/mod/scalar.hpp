@@ -130,6 +130,15 @@ HEED_INLINE T sqrt(T x) noexcept {
     return __builtin_sqrt(x);
 }
 
+/// x^exponent
+template <std::floating_point T>
+HEED_INLINE T pow(T x, std::type_identity_t<T> exponent) noexcept {
+  if constexpr (std::same_as<T, float>)
+    return __builtin_powf(x, exponent);
+  else
+    return __builtin_pow(x, exponent);
+}
+
 /// 1 / (1 + e^-x)
 template <class T>
 HEED_INLINE T sigmoid(const T& x) noexcept {

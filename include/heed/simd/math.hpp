@@ -6,6 +6,7 @@
 #include <heed/simd/pack.hpp>
 
 #include <limits>
+#include <type_traits>
 
 HEED_ARCH_BEGIN
 namespace detail {
@@ -169,6 +170,21 @@ HEED_INLINE pack<T, A> log(pack<T, A> x) noexcept {
 template <class T, class A>
 HEED_INLINE pack<T, A> log1p(pack<T, A> x) noexcept {
   return {log1p(x.value)};
+}
+
+/// x^exponent, one exponent for all lanes. Whole exponents up to 64, of either sign: products, |exponent| ulp. All
+/// others: e^(exponent log x), 3 + 2 |exponent log x| ulp, and NaN for x < 0.
+template <class T, class A>
+HEED_INLINE pack<T, A> pow(pack<T, A> x, std::type_identity_t<T> exponent) noexcept {
+  using P = pack<T, A>;
+  const T magnitude = exponent < 0 ? -exponent : exponent;
+  if (!(magnitude <= 64 && magnitude == T(int(magnitude)))) return exp(P(exponent) * log(x));
+  P product(T(1)), square = x;
+  for (int left = int(magnitude); left > 0; left /= 2) {
+    if (left % 2 != 0) product = product * square;
+    square = square * square;
+  }
+  return exponent < 0 ? P(T(1)) / product : product;
 }
 
 HEED_ARCH_END

@@ -1,4 +1,5 @@
 #include "ops/softmax/backward.hpp"
+#include "ops/softmax/option_rounds.hpp"
 #include "support/arch.hpp"
 #include "support/catch.hpp"
 #include "support/grid.hpp"
@@ -21,32 +22,17 @@ std::vector<index_t> lengths() {
   return {0, 1, 7, 64, 65, 129};
 }
 
-/// Every option in turn, on shapes drawn at random.
 template <class S, class A>
 void check_arch() {
   CAPTURE(A::name());
-  using T = heed::accumulator_t<S>;
-  support::random_engine random(31);
+  using options_type = softmax_backward_options<S>;
   const index_t rounds = support::small_grid() ? 6 : 12;
-  for (index_t round = 0; round < rounds; ++round) {
-    const auto size = [&](index_t most) { return support::draw(random, 1, most); };
-    const shape s{1, 2, 1 + round % 2, size(130), size(200), size(70), size(70)};
-    CAPTURE(s.N, s.M, s.D, s.E, round);
-    backward_problem<S> p(s, static_cast<unsigned>(round));
-    const auto bias = support::normal_tensor<S, 4>({1, 2, s.N, s.M}, p.random);
-    const auto sink = support::normal_tensor<T, 1>({2}, p.random);
-    softmax_backward_options<S> options{};
-    if (round % 2 == 1) options.dlse = p.dlse;
-    if (round % 3 == 1) options.window_right = 0;
-    if (round % 4 == 2) {
-      options.window_left = size(40);
-      options.window_right = size(40);
-    }
-    if (round % 4 == 3) options.softcap = 2;
-    if (round % 5 == 4) options.bias = bias;
-    if (round % 6 == 5) options.sink = sink;
-    CHECK(gradient_error_on<A, S>(p, options, arguments_of<S>(options)) <= 1);
-  }
+  for_each_option<backward_problem<S>, options_type>(
+      rounds, {.N = 130, .M = 200, .D = 70, .E = 70}, 31,
+      [](backward_problem<S>& p, options_type options, index_t round) {
+        if (round % 2 == 1) options.dlse = p.dlse;
+        CHECK(gradient_error_on<A, S>(p, options, arguments_of<S>(options)) <= 1);
+      });
 }
 
 }  // namespace

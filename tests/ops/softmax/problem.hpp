@@ -28,6 +28,7 @@ struct shape {
 /// Inputs N(0, 1), outputs full of NaN.
 template <class S>
 struct problem {
+  using storage = S;
   using accumulator = heed::accumulator_t<S>;
 
   explicit problem(const shape& s, unsigned seed = 1) : random(seed) {

@@ -1,10 +1,9 @@
 #include "ops/softmax/backward.hpp"
+#include "ops/softmax/segmented.hpp"
 #include "ops/softmax/shuffling_executor.hpp"
-#include "reference/softmax_segments.hpp"
 #include "support/catch.hpp"
 
 #include <heed/mod/masks.hpp>
-#include <heed/ops/softmax/segments.hpp>
 #include <heed/ops/softmax/segments_backward.hpp>
 
 #include <array>
@@ -14,43 +13,29 @@
 #include <vector>
 
 using namespace softmax_test;
-using heed::softmax_segment;
 using heed::softmax_segment_gradients;
 
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
-/// Queries, and segments of 5, 0, 140 and 33 keys; the first is shared by all batch entries.
 template <class S>
-struct segmented : backward_problem<S> {
-  static constexpr index_t lengths[] = {5, 0, 140, 33};
-  static constexpr std::size_t count = 4;
-
-  explicit segmented(const shape& s) : backward_problem<S>(s) {
-    for (std::size_t n = 0; n < count; ++n) {
-      const index_t batch = n == 0 ? 1 : s.B;
-      k[n] = support::normal_tensor<S, 4>({batch, s.G, lengths[n], s.D}, this->random);
-      v[n] = support::normal_tensor<S, 4>({batch, s.G, lengths[n], s.E}, this->random);
-      dks[n] = tensor<S, 4>::full({batch, s.G, lengths[n], s.D}, support::quiet_nan<S>);
-      dvs[n] = tensor<S, 4>::full({batch, s.G, lengths[n], s.E}, support::quiet_nan<S>);
-      gradients[n] = {dks[n], dvs[n]};
+struct backward_segmented : segmented<backward_problem<S>> {
+  explicit backward_segmented(const shape& s) : segmented<backward_problem<S>>(s) {
+    for (std::size_t n = 0; n < this->k.size(); ++n) {
+      const index_t batch = this->k[n].extent(0), M = this->k[n].extent(2);
+      dks.push_back(tensor<S, 4>::full({batch, s.G, M, s.D}, support::quiet_nan<S>));
+      dvs.push_back(tensor<S, 4>::full({batch, s.G, M, s.E}, support::quiet_nan<S>));
     }
+    for (std::size_t n = 0; n < dks.size(); ++n) gradients.push_back({dks[n], dvs[n]});
   }
 
-  template <class Mask = heed::detail::sees_all>
-  std::vector<softmax_segment<S, Mask>> segments() const {
-    std::vector<softmax_segment<S, Mask>> all;
-    for (std::size_t n = 0; n < count; ++n) all.push_back({k[n], v[n]});
-    return all;
-  }
-
-  std::array<tensor<S, 4>, count> k, v, dks, dvs;
-  std::array<softmax_segment_gradients<S>, count> gradients;
+  std::vector<tensor<S, 4>> dks, dvs;
+  std::vector<softmax_segment_gradients<S>> gradients;
 };
 
 template <class S, class Mask, class... Mods>
-void solve_segments(segmented<S>& p, const std::vector<softmax_segment<S, Mask>>& segments,
+void solve_segments(backward_segmented<S>& p, const std::vector<softmax_segment<S, Mask>>& segments,
                     softmax_backward_options<S> options, const Mods&... mods) {
   softmax_options<S> forward = forward_options(options);
   forward.lse = p.lse;
@@ -60,27 +45,12 @@ void solve_segments(segmented<S>& p, const std::vector<softmax_segment<S, Mask>>
 
 /// The worst error, with the segments' positions, masks and weights.
 template <class S, class Mask>
-double segments_error(const segmented<S>& p, const std::vector<softmax_segment<S, Mask>>& segments,
+double segments_error(const backward_segmented<S>& p, const std::vector<softmax_segment<S, Mask>>& segments,
                       const softmax_backward_options<S>& options) {
-  std::vector<reference::softmax_segment<S>> all;
-  for (const auto& segment : segments) {
-    auto& one = all.emplace_back();
-    one.k = segment.k;
-    one.v = segment.v;
-    if (segment.options.log_weight)
-      one.log_weight = [weights = segment.options.log_weight](int h) { return static_cast<double>(weights[h]); };
-    one.visible = [mask = segment.mask](int b, int h, int query, int key) {
-      return static_cast<bool>(mask(position{b, h, query, key}));
-    };
-    one.window_left = segment.options.window_left;
-    one.window_right = segment.options.window_right;
-    if (segment.options.q_offset.given()) one.q_offset = segment.options.q_offset.or_default(0);
-    one.kv_offset = segment.options.kv_offset;
-  }
-  const auto expected =
-      reference::softmax_segments_backward<S>(p.q, all, p.dout, options.dlse, arguments_of<S>(options));
+  const auto expected = reference::softmax_segments_backward<S>(p.q, definition_of(segments), p.dout, options.dlse,
+                                                                arguments_of<S>(options));
   double worst = worst_gradient<S, 4>(p.dq, expected.call.dq, expected.call.dq_noise);
-  for (std::size_t n = 0; n < p.count; ++n) {
+  for (std::size_t n = 0; n < p.k.size(); ++n) {
     const auto& e = expected.segments[n];
     worst = worse(worst, worst_gradient<S, 4>(p.dks[n], e.dk, e.dk_noise));
     worst = worse(worst, worst_gradient<S, 4>(p.dvs[n], e.dv, e.dv_noise));
@@ -95,8 +65,8 @@ double segments_error(const segmented<S>& p, const std::vector<softmax_segment<S
 TEMPLATE_TEST_CASE("gradients of segments are those of one softmax over all keys", "", float, double, heed::bfloat16) {
   using S = TestType;
   for (const shape& s : {shape{2, 4, 2, 45, 1, 16, 20}, shape{1, 2, 1, 600, 1, 8, 8}, shape{16, 1, 1, 3, 1, 8, 8}}) {
-    segmented<S> p(s);
-    const auto sink = support::normal_tensor<typename segmented<S>::T, 1>({s.H}, p.random);
+    backward_segmented<S> p(s);
+    const auto sink = support::normal_tensor<typename backward_segmented<S>::T, 1>({s.H}, p.random);
     const softmax_backward_options<S> options{.softcap = 3, .sink = sink, .dlse = p.dlse, .dsink = p.dsink};
     const auto segments = p.segments();
     solve_segments(p, segments, options);
@@ -106,7 +76,7 @@ TEMPLATE_TEST_CASE("gradients of segments are those of one softmax over all keys
 }
 
 TEST_CASE("gradients of segments with masks, windows, offsets and weights of their own") {
-  segmented<float> p({2, 4, 2, 75, 1, 16, 20});
+  backward_segmented<float> p({2, 4, 2, 75, 1, 16, 20});
   auto segments = p.segments<heed::causal>();
   tensor<float, 1> weights({4});
   for (index_t h = 0; h < 4; ++h) weights(h) = h == 2 ? float(-infinity) : 0.5f * float(h);
@@ -162,7 +132,7 @@ TEMPLATE_TEST_CASE("gradients of segments are bit-equal whoever runs the tasks, 
                    heed::bfloat16) {
   using S = TestType;
   for (const shape& s : {shape{2, 4, 2, 300, 1, 16, 20}, shape{16, 1, 1, 3, 1, 8, 8}, shape{0, 2, 1, 3, 1, 8, 8}}) {
-    segmented<S> p(s), alone(s);
+    backward_segmented<S> p(s), alone(s);
     solve_segments(alone, alone.segments(), {.executor = heed::serial()});
     shuffling_executor shuffled(shuffling_executor::order::shuffled, 3);
     const heed::executor_ref where = heed::executor(shuffled);
@@ -175,7 +145,7 @@ TEMPLATE_TEST_CASE("gradients of segments are bit-equal whoever runs the tasks, 
                                     {.scratch = {memory.data(), bytes}, .executor = where});
     CAPTURE(s.B, bytes);
     CHECK(same_bits<S, 4>(p.dq, alone.dq));
-    for (std::size_t n = 0; n < p.count; ++n) {
+    for (std::size_t n = 0; n < p.k.size(); ++n) {
       CHECK(same_bits<S, 4>(p.dks[n], alone.dks[n]));
       CHECK(same_bits<S, 4>(p.dvs[n], alone.dvs[n]));
       CHECK(all_finite(p.dks[n]));
@@ -186,7 +156,7 @@ TEMPLATE_TEST_CASE("gradients of segments are bit-equal whoever runs the tasks, 
 
 TEST_CASE("gradients of packed segments") {
   const std::vector<std::int32_t> cu_q{0, 20, 20, 75}, cu_k{0, 70, 90, 140};
-  segmented<float> p({1, 4, 2, 75, 1, 16, 20});
+  backward_segmented<float> p({1, 4, 2, 75, 1, 16, 20});
   std::vector<softmax_segment<float>> one{{p.k[2], p.v[2]}}, two{{p.k[2].all(), p.v[2].all()}, {p.k[1], p.v[1]}};
   const std::vector<std::int32_t> none{0, 0, 0, 0};
   one[0].options.cu_seqlens_k = cu_k;
@@ -207,7 +177,7 @@ TEST_CASE("gradients of packed segments") {
 }
 
 TEST_CASE("softmax_segments_backward rejects what it cannot work on, before writing") {
-  segmented<float> p({2, 4, 2, 30, 1, 16, 20});
+  backward_segmented<float> p({2, 4, 2, 30, 1, 16, 20});
   auto segments = p.segments();
   heed::softmax_segments_forward(p.q, segments, p.out, {.lse = p.lse});
   const auto rejects = [&](const auto& gradients, const softmax_backward_options<float>& options, const char* part) {

@@ -1,9 +1,7 @@
-#include "ops/softmax/problem.hpp"
-#include "reference/softmax_segments.hpp"
+#include "ops/softmax/segmented.hpp"
 #include "support/catch.hpp"
 
 #include <heed/mod/masks.hpp>
-#include <heed/ops/softmax/segments.hpp>
 
 #include <array>
 #include <cstdint>
@@ -12,57 +10,19 @@
 #include <vector>
 
 using namespace softmax_test;
-using heed::softmax_segment;
 using heed::softmax_segments_forward;
 
 namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
-/// Queries, outputs, and segments of 5, 0, 140 and 33 keys.
 template <class S>
-struct segmented : problem<S> {
-  static constexpr index_t lengths[] = {5, 0, 140, 33};
+using forward_segmented = segmented<problem<S>>;
 
-  explicit segmented(const shape& s) : problem<S>(s) {
-    for (const index_t M : lengths) {
-      k.push_back(support::normal_tensor<S, 4>({s.B, s.G, M, s.D}, this->random));
-      v.push_back(support::normal_tensor<S, 4>({s.B, s.G, M, s.E}, this->random));
-    }
-  }
-
-  std::vector<tensor<S, 4>> k, v;
-};
-
-template <class S>
-std::vector<softmax_segment<S>> plain_segments(const segmented<S>& p) {
-  std::vector<softmax_segment<S>> segments;
-  for (std::size_t s = 0; s < p.k.size(); ++s) segments.push_back({p.k[s], p.v[s]});
-  return segments;
-}
-
-/// The definition, with the segments' positions, masks and weights.
 template <class S, class Mask>
 reference::softmax_result expected_of(const problem<S>& p, const std::vector<softmax_segment<S, Mask>>& segments,
                                       const reference::softmax_arguments& call = {}) {
-  std::vector<reference::softmax_segment<S>> all;
-  for (const auto& segment : segments) {
-    const auto& options = segment.options;
-    auto& one = all.emplace_back();
-    one.k = segment.k;
-    one.v = segment.v;
-    if (options.log_weight)
-      one.log_weight = [weights = options.log_weight](int h) { return static_cast<double>(weights[h]); };
-    if (options.blend.given()) one.blend = options.blend.or_default(0);
-    one.visible = [mask = segment.mask](int b, int h, int query, int key) {
-      return static_cast<bool>(mask(position{b, h, query, key}));
-    };
-    one.window_left = options.window_left;
-    one.window_right = options.window_right;
-    if (options.q_offset.given()) one.q_offset = options.q_offset.or_default(0);
-    one.kv_offset = options.kv_offset;
-  }
-  return reference::softmax_segments<S>(p.q, all, call);
+  return reference::softmax_segments<S>(p.q, definition_of(segments), call);
 }
 
 constexpr shape usual{2, 4, 2, 75, 1, 16, 20};
@@ -71,8 +31,8 @@ constexpr shape usual{2, 4, 2, 75, 1, 16, 20};
 
 TEMPLATE_TEST_CASE("segments are one softmax over the keys of all", "", float, double, heed::bfloat16) {
   for (const index_t N : {1, 45, 130}) {
-    segmented<TestType> p({2, 4, 2, N, 1, 16, 20});
-    const auto segments = plain_segments(p);
+    forward_segmented<TestType> p({2, 4, 2, N, 1, 16, 20});
+    const auto segments = p.segments();
     softmax_segments_forward(p.q, segments, p.out, {.lse = p.lse});
     CAPTURE(N);
     CHECK(worst_error<TestType>(p, expected_of(p, segments)) <= 1);
@@ -80,8 +40,8 @@ TEMPLATE_TEST_CASE("segments are one softmax over the keys of all", "", float, d
 }
 
 TEST_CASE("log weights add to the scores of their segment, by head; -inf removes it") {
-  segmented<float> p(usual);
-  auto segments = plain_segments(p);
+  forward_segmented<float> p(usual);
+  auto segments = p.segments();
   const std::vector<std::array<float, 4>> weights{
       {0.5f, -3, -infinity, 10}, {0, 0, 0, 0}, {-1, 2, -infinity, -infinity}, {-50, 1, -infinity, 60}};
   for (std::size_t s = 0; s < segments.size(); ++s)
@@ -94,12 +54,12 @@ TEST_CASE("log weights add to the scores of their segment, by head; -inf removes
 }
 
 TEST_CASE("a removed segment is not read") {
-  segmented<float> p(usual), clean(usual);
+  forward_segmented<float> p(usual), clean(usual);
   const std::vector<float> gone(4, -infinity);
   p.k[2].fill(support::quiet_nan<float>);
   p.v[2].fill(support::quiet_nan<float>);
-  const auto solve = [&](segmented<float>& problem) {
-    auto segments = plain_segments(problem);
+  const auto solve = [&](forward_segmented<float>& problem) {
+    auto segments = problem.segments();
     segments[2].options.log_weight = view<const float, 1>(gone.data(), {4});
     softmax_segments_forward(problem.q, segments, problem.out, {.lse = problem.lse});
   };
@@ -109,7 +69,7 @@ TEST_CASE("a removed segment is not read") {
 }
 
 TEST_CASE("masks, windows and offsets belong to their segment") {
-  segmented<float> p(usual);
+  forward_segmented<float> p(usual);
   std::vector<softmax_segment<float, heed::dilated>> segments;
   for (std::size_t s = 0; s < p.k.size(); ++s)
     segments.push_back({p.k[s], p.v[s], {}, heed::dilated{60 - static_cast<int>(s), 1 + static_cast<int>(s) % 3}});
@@ -122,7 +82,7 @@ TEST_CASE("masks, windows and offsets belong to their segment") {
 }
 
 TEST_CASE("segments of different masks come in a tuple") {
-  segmented<float> p(usual);
+  forward_segmented<float> p(usual);
   const heed::softmax_segment<float> prefix{p.k[0], p.v[0]};
   const heed::softmax_segment<float, heed::causal> own{p.k[2], p.v[2], {}, heed::causal{}};
   softmax_segments_forward(p.q, std::tuple(prefix, own), p.out, {.lse = p.lse});
@@ -132,7 +92,7 @@ TEST_CASE("segments of different masks come in a tuple") {
 }
 
 TEST_CASE("a segment of batch extent 1 serves every batch entry") {
-  segmented<float> p(usual);
+  forward_segmented<float> p(usual);
   const auto k = support::normal_tensor<float, 4>({1, 2, 9, 16}, p.random),
              v = support::normal_tensor<float, 4>({1, 2, 9, 20}, p.random);
   const std::vector<softmax_segment<float>> segments{{p.k[2], p.v[2]}, {k, v}};
@@ -141,8 +101,8 @@ TEST_CASE("a segment of batch extent 1 serves every batch entry") {
 }
 
 TEST_CASE("scale, softcap, sink and score mods hold in every segment, the sink once") {
-  segmented<float> p(usual);
-  auto segments = plain_segments(p);
+  forward_segmented<float> p(usual);
+  auto segments = p.segments();
   segments[3].options.q_offset = 100;
   const auto sink = support::normal_tensor<float, 1>({4}, p.random, 2);
   const softmax_options<float> options{.scale = 0.4, .softcap = 1.5, .sink = sink, .lse = p.lse};
@@ -162,7 +122,7 @@ TEST_CASE("one segment equals softmax_forward, bit for bit") {
 }
 
 TEST_CASE("no segments, or empty ones: zeros and -inf, or the sink") {
-  segmented<float> p(usual);
+  forward_segmented<float> p(usual);
   const auto sink = support::normal_tensor<float, 1>({4}, p.random);
   for (const bool with_sink : {false, true})
     for (const std::size_t count : {0u, 1u, 2u}) {
@@ -176,8 +136,8 @@ TEST_CASE("no segments, or empty ones: zeros and -inf, or the sink") {
 }
 
 TEMPLATE_TEST_CASE("a blend adds the softmax of each segment with its factor", "", float, heed::bfloat16) {
-  segmented<TestType> p(usual);
-  auto segments = plain_segments(p);
+  forward_segmented<TestType> p(usual);
+  auto segments = p.segments();
   const double factors[] = {0.75, 3, -0.5, 0};
   for (std::size_t s = 0; s < segments.size(); ++s) segments[s].options.blend = factors[s];
   softmax_segments_forward(p.q, segments, p.out);
@@ -208,10 +168,10 @@ TEST_CASE("packed segments: every sequence has its part of each") {
 
 TEST_CASE("softmax_segments_forward refuses what it cannot mean") {
   using Catch::Matchers::ContainsSubstring;
-  segmented<float> p(usual);
+  forward_segmented<float> p(usual);
   static const std::vector<float> weights{0, infinity, 0, 0};
   const auto message = [&](auto change, softmax_options<float> options = {}) -> std::string {
-    auto segments = plain_segments(p);
+    auto segments = p.segments();
     change(segments);
     try {
       softmax_segments_forward(p.q, segments, p.out, options);
@@ -243,6 +203,6 @@ TEST_CASE("softmax_segments_forward refuses what it cannot mean") {
   CHECK_THAT(message(as_is, {.window_right = 0}), ContainsSubstring("window"));
   CHECK_THAT(message(as_is, {.q_offset = 3}), ContainsSubstring("q_offset"));
   CHECK_THAT(message(as_is, {.bias = p.q}), ContainsSubstring("options.bias"));
-  CHECK_THAT(message([&](segments_of& s) { s[0].k = view<const float, 4>(p.out.data(), {2, 2, 5, 16}); }),
+  CHECK_THAT(message([&](segments_of& s) { s[2].k = view<const float, 4>(p.out.data(), {2, 2, 140, 16}); }),
              ContainsSubstring("overlap"));
 }

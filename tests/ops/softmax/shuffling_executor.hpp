@@ -1,6 +1,7 @@
 /// An executor that shows whether a call depends on who runs its tasks when.
 #pragma once
 
+#include <heed/core/executor.hpp>
 #include <heed/core/view.hpp>
 
 #include <algorithm>
@@ -37,5 +38,17 @@ class shuffling_executor {
   order order_;
   index_t workers_;
 };
+
+/// Calls check(executor, its name) for orders of tasks and numbers of workers, and for the default of a call.
+template <class Check>
+void for_each_executor(const Check& check) {
+  using order = shuffling_executor::order;
+  for (const index_t workers : {1, 2, 7}) {
+    shuffling_executor backwards(order::backwards, workers), shuffled(order::shuffled, workers);
+    check(heed::executor(backwards), "backwards");
+    check(heed::executor(shuffled), "shuffled");
+  }
+  check(heed::executor_ref{}, "default");
+}
 
 }  // namespace softmax_test

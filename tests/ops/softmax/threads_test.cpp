@@ -63,13 +63,7 @@ void check_executor(heed::executor_ref where, const char* name) {
 
 TEMPLATE_TEST_CASE("results are bit-equal in whatever order and by whatever worker tasks are run", "", float,
                    heed::bfloat16) {
-  for (const index_t workers : {1, 2, 7}) {
-    shuffling_executor backwards(shuffling_executor::order::backwards, workers);
-    shuffling_executor shuffled(shuffling_executor::order::shuffled, workers);
-    check_executor<TestType>(heed::executor(backwards), "backwards");
-    check_executor<TestType>(heed::executor(shuffled), "shuffled");
-  }
-  check_executor<TestType>({}, "default");
+  for_each_executor(check_executor<TestType>);
 }
 
 #if defined(_OPENMP)

@@ -1,0 +1,92 @@
+/// Calls of attention as benchmarks: their names, and their samples beside the multiply-add peak.
+#pragma once
+
+#include <heed/core/tensor.hpp>
+
+#include "peak.hpp"
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace bench {
+
+using heed::index_t;
+
+struct shape {
+  index_t batch, heads, kv_heads, n, d;
+};
+
+/// Normal deviates, the same ones in every run.
+template <class T>
+void fill_normal(heed::tensor<T, 4>& tensor, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  for (T& x : tensor) x = T(normal(generator));
+}
+
+template <class T>
+struct problem {
+  explicit problem(const shape& s)
+      : q({s.batch, s.heads, s.n, s.d}),
+        k({s.batch, s.kv_heads, s.n, s.d}),
+        v({s.batch, s.kv_heads, s.n, s.d}),
+        out({s.batch, s.heads, s.n, s.d}) {
+    fill_normal(q, 7);
+    fill_normal(k, 8);
+    fill_normal(v, 9);
+  }
+  heed::tensor<T, 4> q, k, v, out;
+};
+
+/// Times call(), which does `flops` in numbers of type Real on `threads` threads, in every iteration of `state`.
+template <class Real, class Call>
+void sample(benchmark::State& state, int threads, double flops, const Call& call) {
+  pin_threads(threads);
+  std::vector<double> shares, rates;
+  call();
+  double duration = 2e-3;
+  for (auto _ : state) {
+    // The peak gets as long as the call, before and after it, so that both meet the machine as it is at the time.
+    const double before = fma_peak<Real>(threads, duration / 2);
+    const auto start = clock::now();
+    call();
+    const double time = seconds(start, clock::now());
+    const double peak = (before + fma_peak<Real>(threads, duration / 2)) / 2;
+    duration = time;
+    state.SetIterationTime(time);
+    rates.push_back(flops / time);
+    shares.push_back(flops / time / peak);
+  }
+  std::sort(shares.begin(), shares.end());
+  std::sort(rates.begin(), rates.end());
+  state.counters["share_best"] = shares.back();
+  state.counters["share_median"] = shares[shares.size() / 2];
+  state.counters["gflops_best"] = rates.back() * 1e-9;
+}
+
+/// Registers run(state, threads) as <name>/B/H/N/D/threads, 11 samples each, for 1 and 2 threads.
+template <class Run>
+void add(const std::string& name, const shape& s, const Run& run) {
+  for (const int threads : {1, 2}) {
+    std::string full = name;
+    for (const index_t part : {s.batch, s.heads, s.n, s.d, index_t(threads)}) full += "/" + std::to_string(part);
+    benchmark::RegisterBenchmark(full.c_str(), [=](benchmark::State& state) { run(state, threads); })
+        ->UseManualTime()
+        ->Iterations(11)
+        ->Unit(benchmark::kMillisecond);
+  }
+}
+
+/// The rest of main.
+inline int run_all(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
+
+}  // namespace bench
