@@ -1,4 +1,5 @@
-/// What the machine can do, measured in the process that is being judged: the multiply-add rate of registers alone.
+/// What the machine can do, measured in the process that is being judged: the multiply-add rate of registers alone, and
+/// the rate at which memory is read.
 #pragma once
 
 #include <heed/simd/pack.hpp>
@@ -8,6 +9,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 
 namespace bench {
 
@@ -74,6 +76,37 @@ double fma_peak(int threads, double duration) {
   do flops += spin_fma<T>(20'000);
   while (seconds(start, clock::now()) < duration);
   return flops / seconds(start, clock::now());
+}
+
+/// Reads `bytes` bytes from an aligned address, whole vectors of them, in four streams of additions that are hidden from
+/// the optimiser.
+[[gnu::noinline]] inline void read_through(const std::byte* from, std::ptrdiff_t bytes) {
+  using P = heed::pack<float>;
+  constexpr std::ptrdiff_t vector = P::lanes * std::ptrdiff_t(sizeof(float));
+  P a(0.f), b(0.f), c(0.f), d(0.f);
+  const auto at = [from](std::ptrdiff_t i) { return P::load_aligned(reinterpret_cast<const float*>(from + i)); };
+  for (std::ptrdiff_t i = 0; i + 4 * vector <= bytes; i += 4 * vector) {
+    a += at(i);
+    b += at(i + vector);
+    c += at(i + 2 * vector);
+    d += at(i + 3 * vector);
+  }
+  hide(a), hide(b), hide(c), hide(d);
+}
+
+/// Bytes/s at which `threads` threads together read a block of memory, each its part from front to back, for at least
+/// `duration` seconds.
+inline double read_peak(const void* data, std::ptrdiff_t bytes, int threads, double duration) {
+  const auto* const from = static_cast<const std::byte*>(data);
+  const std::ptrdiff_t part = bytes / threads / 256 * 256;
+  double total = 0;
+  const auto start = clock::now();
+#pragma omp parallel num_threads(threads) reduction(+ : total)
+  do {
+    read_through(from + omp_get_thread_num() * part, part);
+    total += static_cast<double>(part);
+  } while (seconds(start, clock::now()) < duration);
+  return total / seconds(start, clock::now());
 }
 
 }  // namespace bench

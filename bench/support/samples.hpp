@@ -1,4 +1,4 @@
-/// Calls of attention as benchmarks: their names, and their samples beside the multiply-add peak.
+/// Calls of attention as benchmarks: their names, and their samples beside what the machine can do.
 #pragma once
 
 #include <heed/core/tensor.hpp>
@@ -42,30 +42,38 @@ struct problem {
   heed::tensor<T, 4> q, k, v, out;
 };
 
-/// Times call(), which does `flops` in numbers of type Real on `threads` threads, in every iteration of `state`.
-template <class Real, class Call>
-void sample(benchmark::State& state, int threads, double flops, const Call& call) {
+/// Times call(), which does `work` units of work on `threads` threads, in every iteration of `state`. `peak(duration)`
+/// measures how many units a second the machine can do; `unit` names 1e9 of them.
+template <class Peak, class Call>
+void sample(benchmark::State& state, int threads, double work, const std::string& unit, const Peak& peak,
+            const Call& call) {
   pin_threads(threads);
   std::vector<double> shares, rates;
   call();
   double duration = 2e-3;
   for (auto _ : state) {
     // The peak gets as long as the call, before and after it, so that both meet the machine as it is at the time.
-    const double before = fma_peak<Real>(threads, duration / 2);
+    const double before = peak(duration / 2);
     const auto start = clock::now();
     call();
     const double time = seconds(start, clock::now());
-    const double peak = (before + fma_peak<Real>(threads, duration / 2)) / 2;
+    const double reached = (before + peak(duration / 2)) / 2;
     duration = time;
     state.SetIterationTime(time);
-    rates.push_back(flops / time);
-    shares.push_back(flops / time / peak);
+    rates.push_back(work / time);
+    shares.push_back(work / time / reached);
   }
   std::sort(shares.begin(), shares.end());
   std::sort(rates.begin(), rates.end());
   state.counters["share_best"] = shares.back();
   state.counters["share_median"] = shares[shares.size() / 2];
-  state.counters["gflops_best"] = rates.back() * 1e-9;
+  state.counters[unit + "_best"] = rates.back() * 1e-9;
+}
+
+/// The same for `flops` operations on numbers of type Real, beside the multiply-add peak.
+template <class Real, class Call>
+void sample(benchmark::State& state, int threads, double flops, const Call& call) {
+  sample(state, threads, flops, "gflops", [=](double duration) { return fma_peak<Real>(threads, duration); }, call);
 }
 
 /// Registers run(state, threads) as <name>/B/H/N/D/threads, 11 samples each, for 1 and 2 threads.

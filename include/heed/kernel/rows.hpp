@@ -13,6 +13,10 @@ struct keys_of {
   HEED_INLINE static auto run(const Source& source, index_t first, index_t most) noexcept {
     return source.keys(first, most);
   }
+  template <class Source>
+  HEED_INLINE static auto scaled_run(const Source& source, index_t first, index_t most) noexcept {
+    return source.scaled_keys(first, most);
+  }
   template <class T, class A, class Source>
   static void load(const Source& source, index_t first, int count, T* to, index_t pitch) noexcept {
     source.template load_keys<T, A>(first, count, to, pitch);
@@ -22,6 +26,10 @@ struct values_of {
   template <class Source>
   HEED_INLINE static auto run(const Source& source, index_t first, index_t most) noexcept {
     return source.values(first, most);
+  }
+  template <class Source>
+  HEED_INLINE static auto scaled_run(const Source& source, index_t first, index_t most) noexcept {
+    return source.scaled_values(first, most);
   }
   template <class T, class A, class Source>
   static void load(const Source& source, index_t first, int count, T* to, index_t pitch) noexcept {

@@ -39,6 +39,29 @@ concept coded_source = requires(const Source& source, index_t i, float* to) {
   source.template load_values<float, default_arch>(i, int(i), to, i);
 };
 
+/// Numbers that rows are to be multiplied by, `stride` apart; null: none.
+struct row_scales {
+  const float* data = nullptr;
+  index_t stride = 0;
+};
+
+/// Consecutive rows at one stride, and their scales.
+template <class S>
+struct scaled_run {
+  const S* data;
+  index_t stride;
+  index_t count;
+  row_scales scales;
+};
+
+/// A coded source that, where `scaled()` says so, also gives runs of the integers that its rows are a multiple of.
+template <class Source>
+concept scaled_source = coded_source<Source> && requires(const Source& source, index_t i) {
+  { source.scaled() } -> std::convertible_to<bool>;
+  source.scaled_keys(i, i);
+  source.scaled_values(i, i);
+};
+
 template <class Source>
 concept key_value_source = row_source<Source> || coded_source<Source>;
 

@@ -107,14 +107,26 @@ struct step_workspace {
   T* bias;     // [key][lane]
 };
 
-/// Calls f(rows, stride, count, number of the first) for rows [first, first + count), whose elements fill whole
+/// Calls f(rows, stride, count, number of the first, scales) for rows [first, first + count), whose elements fill whole
 /// vectors: where they are if they do, else as copies.
 template <class Which, class T, class A, class Source, class F>
 HEED_INLINE void for_whole_rows(const Source& source, index_t first, int count, index_t features, T* copies,
                                 index_t pitch, F f) {
+  const bool whole = features % lanes<T, A> == 0;
   if constexpr (row_source<Source>) {
-    if (features % lanes<T, A> == 0) {
-      for_runs<Which>(source, first, count, f);
+    if (whole) {
+      for_runs<Which>(source, first, count, [&](const auto* rows, index_t stride, int some, int row) {
+        f(rows, stride, some, row, row_scales{});
+      });
+      return;
+    }
+  } else if constexpr (scaled_source<Source>) {
+    if (whole && source.scaled()) {
+      for (int done = 0; done < count;) {
+        const auto run = Which::scaled_run(source, first + done, count - done);
+        f(run.data, run.stride, static_cast<int>(run.count), done, run.scales);
+        done += static_cast<int>(run.count);
+      }
       return;
     }
   }
@@ -122,7 +134,7 @@ HEED_INLINE void for_whole_rows(const Source& source, index_t first, int count, 
   for (int done = 0; done < count; done += most) {
     const int some = std::min(most, count - done);
     load_rows<Which, T, A>(source, first + done, some, features, copies, pitch);
-    f(copies, pitch, some, done);
+    f(copies, pitch, some, done, row_scales{});
   }
 }
 

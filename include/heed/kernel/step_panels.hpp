@@ -1,6 +1,7 @@
 /// The products of a few query rows with many keys: vectors are features, and keys are read where they are, once.
 #pragma once
 
+#include <heed/kernel/source.hpp>
 #include <heed/kernel/tile_panels.hpp>
 #include <heed/simd/transpose.hpp>
 
@@ -65,6 +66,16 @@ HEED_NOINLINE void weighted_sum_panel(const T* weights, const S* values, index_t
         [&](int r, int w) { return P::load_aligned(to + r * pitch + w * P::lanes); },
         [&](int r, int w, P sum) { sum.store_aligned(to + r * pitch + w * P::lanes); });
   });
+}
+
+/// Multiplies what belongs to `count` keys, [key][row], by the scale of each.
+template <int Rows, class T>
+void scale_keys(T* of_keys, int count, row_scales scales) noexcept {
+  if (scales.data == nullptr) return;
+  for (int j = 0; j < count; ++j) {
+    const T scale = static_cast<T>(scales.data[j * scales.stride]);
+    for (int r = 0; r < Rows; ++r) of_keys[j * Rows + r] *= scale;
+  }
 }
 
 }  // namespace detail

@@ -1,6 +1,7 @@
 /// Codes and the numbers they stand for.
 #pragma once
 
+#include <heed/kernel/source.hpp>
 #include <heed/ops/cache/row_formats.hpp>
 #include <heed/simd/convert.hpp>
 
@@ -88,6 +89,11 @@ HEED_INLINE X decoded(X code, X scale, X offset) noexcept {
     return fma(code, scale, offset);
 }
 
+/// Where the row of a position is, and how many of the following ones come after it in the same entry.
+struct row_place {
+  index_t entry, slot, count;
+};
+
 /// Coded rows of one head, [entries, slots, F], as rows of T.
 template <class Rows>
 class row_decoder {
@@ -97,6 +103,15 @@ class row_decoder {
  public:
   row_decoder(const coded_view<const code, 3>& rows, const Rows& format, index_t features) noexcept
       : rows_(rows), features_(features), group_(group_of(format, features)), offset_(format.offset) {}
+
+  /// Whether a row is its codes times one number.
+  bool scaled() const noexcept { return offset_ == code_offset::none && group_ >= features_; }
+  scaled_run<code> run(const row_place& at) const noexcept {
+    return {&rows_.codes(at.entry, at.slot, 0),
+            rows_.codes.stride(1),
+            at.count,
+            {&rows_.scales(at.entry, at.slot, 0), rows_.scales.stride(1)}};
+  }
 
   /// Rows [slot, slot + count) of an entry to `to`, aligned, `pitch` elements apart, filled up with zeros to a whole
   /// vector.

@@ -153,11 +153,6 @@ struct stored_rows {
   }
 };
 
-/// Where the row of a position is, and how many of the following ones come after it in the same entry.
-struct row_place {
-  index_t entry, slot, count;
-};
-
 /// Keys and values of one head from a position on; `walk(position, most)` is the row_place of a position.
 template <class S, class Walk>
 struct cached_rows {
@@ -184,6 +179,17 @@ struct cached_codes {
   index_t position;
   index_t count;
 
+  bool scaled() const noexcept
+    requires(std::is_signed_v<typename Rows::code>)
+  {
+    return key_rows.scaled() && value_rows.scaled();
+  }
+  scaled_run<typename Rows::code> scaled_keys(index_t first, index_t most) const noexcept {
+    return key_rows.run(walk(position + first, most));
+  }
+  scaled_run<typename Rows::code> scaled_values(index_t first, index_t most) const noexcept {
+    return value_rows.run(walk(position + first, most));
+  }
   template <class T, class A>
   void load_keys(index_t first, int n, T* to, index_t pitch) const noexcept {
     load<T, A>(key_rows, position + first, n, to, pitch);
