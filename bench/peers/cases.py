@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Case:
-    """One call: q [B,H,N,D] over k, v [B,G,N,D]. mask: full, causal, or window (causal, `window` keys a query)."""
+    """One call: q [B,H,N,D] over k, v [B,G,M,D]. mask: full, causal, or window (causal, `window` keys a query).
+    form: forward, backward, or step (few queries, many keys)."""
 
     dtype: str
     mask: str
@@ -15,12 +16,18 @@ class Case:
     N: int
     D: int
     window: int = 0
+    form: str = "forward"
+    keys: int = 0  # 0: as many as queries
 
     @property
     def name(self):
         mask = f"{self.mask}{self.window or ''}"
         heads = str(self.H) if self.G == self.H else f"{self.H}:{self.G}"
-        return f"{self.dtype}/{mask}/{self.B}/{heads}/{self.N}/{self.D}"
+        return f"{self.form}/{self.dtype}/{mask}/{self.B}/{heads}/{self.M if self.form == 'step' else self.N}/{self.D}"
+
+    @property
+    def M(self):
+        return self.keys or self.N
 
     @property
     def causal(self):
@@ -28,12 +35,12 @@ class Case:
 
     @property
     def flops(self):
-        """What the mathematics needs: 2 (D + E) for each visible pair."""
-        pairs = self.N * self.N
+        """What the mathematics needs: 2 (D + E) for each visible pair, and 5 / 2 of that for gradients."""
+        pairs = self.N * self.M
         if self.causal:
             keys = self.window or self.N
             pairs = keys * self.N - keys * (keys - 1) // 2
-        return 4 * self.D * pairs * self.H * self.B
+        return (10 if self.form == "backward" else 4) * self.D * pairs * self.H * self.B
 
 
 def all_cases():
@@ -44,19 +51,24 @@ def all_cases():
     half = [(8, 2048, 64), (8, 4096, 64), (8, 2048, 128)]
     cases += [Case("bfloat16", mask, 1, H, H, N, D) for mask in ("full", "causal") for H, N, D in half]
     cases += [Case("float16", mask, 1, 8, 8, 2048, 64) for mask in ("full", "causal")]
+    cases += [Case("float32", mask, 1, 8, 8, 2048, D, form="backward") for mask in ("full", "causal") for D in (64, 128)]
+    cases += [Case(dtype, "full", 1, 32, 8, 1, 128, form="step", keys=M)
+              for dtype in ("float32", "bfloat16", "float16") for M in (16384, 65536)]
     return cases
 
 
 class Tensors:
-    """Random q, k, v of a case as contiguous torch tensors [B,heads,N,D], and in the layouts that peers ask for."""
+    """Random q, k, v of a case as contiguous torch tensors [B,heads,tokens,D], and in the layouts that peers ask for."""
 
     def __init__(self, case):
         import torch
 
         self.dtype = getattr(torch, case.dtype)
         torch.manual_seed(1)
-        q, k, v = (torch.randn(case.B, heads, case.N, case.D) for heads in (case.H, case.G, case.G))
+        q, k, v = (torch.randn(case.B, heads, tokens, case.D)
+                   for heads, tokens in ((case.H, case.N), (case.G, case.M), (case.G, case.M)))
         self.set(q, k, v)
+        self.dout = torch.randn(case.B, case.H, case.N, case.D).to(self.dtype) if case.form == "backward" else None
 
     def set(self, q, k, v):
         self.q, self.k, self.v = (x.to(self.dtype).contiguous() for x in (q, k, v))

@@ -1,7 +1,7 @@
 """heed and its peers behind one interface.
 
 A contestant is made for one case and offers run(), which computes once into memory it keeps, and output(), the result
-as a torch tensor [B,H,N,D]. Making one raises Unsupported, or whatever the peer itself raises, where the peer cannot.
+as a torch tensor: out [B,H,N,D], or for gradients dq, dk and dv, one after the other. Making one raises Unsupported, or whatever the peer itself raises, where the peer cannot.
 Conversions to the layout that a peer prefers happen here, before anything is timed.
 """
 
@@ -23,11 +23,16 @@ def require(condition, reason):
         raise Unsupported(reason)
 
 
+def joined(gradients):
+    return torch.cat([x.flatten() for x in gradients])
+
+
 class Contestant:
     library = ""
     entry = ""
     layout = "[B,H,N,D]"
     makes_tensors = False  # True: replaces the tensors it is given
+    forms = ("forward", "step")
 
     @property
     def name(self):
@@ -58,23 +63,35 @@ class HeedLibrary:
 
 class Heed(Contestant):
     library = "heed"
-    entry = "softmax_forward"
+    entry = "softmax"
+    forms = ("forward", "backward", "step")
 
     def __init__(self, case, tensors, threads, heed):
-        self.q, self.k, self.v = tensors.q, tensors.k, tensors.v
-        self.out = torch.empty_like(self.q)
+        self.inputs = tensors.q, tensors.k, tensors.v
+        self.out = torch.empty_like(tensors.q)
         self.heed = heed.code
-        pointers = [ctypes.c_void_p(x.data_ptr()) for x in (self.q, self.k, self.v, self.out)]
-        extents = [ctypes.c_longlong(n) for n in (case.B, case.H, case.G, case.N, case.N, case.D, case.D)]
+        extents = [ctypes.c_longlong(n) for n in (case.B, case.H, case.G, case.N, case.M, case.D, case.D)]
         dtype = ["float32", "bfloat16", "float16"].index(case.dtype)
-        self.arguments = [*pointers, *extents, int(case.causal), ctypes.c_longlong(case.window), dtype, threads]
+        self.setting = [*extents, int(case.causal), ctypes.c_longlong(case.window), dtype, threads]
+        self.tensors = [*self.inputs, self.out]
+        self.function = getattr(self.heed, f"heed_peers_{case.form}")
+        if case.form == "backward":
+            lse = torch.empty(case.B, case.H, case.N)
+            self.call(self.heed.heed_peers_forward, [*self.tensors, lse])
+            self.gradients = [torch.empty_like(x) for x in self.inputs]
+            self.tensors += [lse, tensors.dout, *self.gradients]
+        elif case.form == "forward":
+            self.tensors += [None]
 
-    def run(self):
-        if self.heed.heed_peers_forward(*self.arguments):
+    def call(self, function, tensors):
+        if function(*(ctypes.c_void_p(x.data_ptr() if x is not None else None) for x in tensors), *self.setting):
             raise RuntimeError(self.heed.heed_peers_message().decode())
 
+    def run(self):
+        self.call(self.function, self.tensors)
+
     def output(self):
-        return self.out
+        return self.out if self.function is not self.heed.heed_peers_backward else joined(self.gradients)
 
 
 # ---- ONNX Runtime
@@ -88,11 +105,13 @@ class OnnxRuntime(Contestant):
     dtypes = ("float32", "float16")
     grouped = True
     rows = False  # inputs and output [B,N,H*D] instead of [B,H,N,D]
+    cached = ()  # inputs that are outputs too, under names that begin with new_
 
     def __init__(self, case, tensors, threads, _):
         import onnxruntime
         from onnx import TensorProto, helper, numpy_helper
 
+        require(case.form in self.forms, f"no {case.form}")
         require(case.dtype in self.dtypes, f"no {case.dtype} kernel for CPU")
         require(self.grouped or case.G == case.H, "no grouped heads")
         self.case = case
@@ -104,7 +123,9 @@ class OnnxRuntime(Contestant):
         graph = helper.make_graph(
             nodes, "attention",
             [helper.make_tensor_value_info(name, types[x.dtype.name], x.shape) for name, x in inputs.items()],
-            [helper.make_tensor_value_info("out", types[case.dtype], shape)],
+            [helper.make_tensor_value_info("out", types[case.dtype], shape),
+             *(helper.make_tensor_value_info(f"new_{name}", types[case.dtype], inputs[name].shape)
+               for name in self.cached)],
             [numpy_helper.from_array(x, name) for name, x in constants.items()])
         imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=imports,
@@ -122,6 +143,8 @@ class OnnxRuntime(Contestant):
             self.binding.bind_ortvalue_input(name, value)
         self.out = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, element)
         self.binding.bind_ortvalue_output("out", self.out)
+        for name in self.cached:
+            self.binding.bind_ortvalue_output(f"new_{name}", self.inputs[name])
 
     def run(self):
         self.session.run_with_iobinding(self.binding)
@@ -154,6 +177,7 @@ class OrtMultiHeadAttention(OnnxRuntime):
 class OrtGroupQueryAttention(OnnxRuntime):
     entry = "GroupQueryAttention"
     layout = "[B,N,H*D]"
+    forms = ("forward",)
     rows = True
 
     def model(self, case, tensors):
@@ -163,6 +187,25 @@ class OrtGroupQueryAttention(OnnxRuntime):
         op = node("GroupQueryAttention", ["q", "k", "v", "", "", "last", "total"], ["out"], domain="com.microsoft",
                   num_heads=case.H, kv_num_heads=case.G, causal=int(case.causal),
                   local_window_size=case.window if case.window else -1)
+        return [op], inputs, 21, {}
+
+
+class OrtGroupQueryAttentionCached(OnnxRuntime):
+    """The last key and value are new, the others in a cache, which is also the output."""
+
+    entry = "GroupQueryAttention, cached"
+    layout = "[B,N,H*D], cache [B,G,M,D]"
+    forms = ("step",)
+    rows = True
+    cached = ("key", "value")
+
+    def model(self, case, tensors):
+        q, k, v = (x[:, -1:].copy() for x in tensors.rows())
+        _, key, value = tensors.heads_first()
+        inputs = {"q": q, "k": k, "v": v, "key": key.copy(), "value": value.copy(),
+                  "last": numpy.full(case.B, case.M - 1, numpy.int32), "total": numpy.array([case.M], numpy.int32)}
+        op = node("GroupQueryAttention", ["q", "k", "v", "key", "value", "last", "total"],
+                  ["out", "new_key", "new_value"], domain="com.microsoft", num_heads=case.H, kv_num_heads=case.G)
         return [op], inputs, 21, {}
 
 
@@ -202,6 +245,7 @@ class OrtContribAttention(OnnxRuntime):
 
     entry = "Attention (contrib)"
     layout = "[B,N,channels]"
+    forms = ("forward",)
     makes_tensors = True
     dtypes = ("float32",)
     grouped = False
@@ -259,23 +303,34 @@ class Torch(Contestant):
     out = None
 
     def __init__(self, case, tensors, threads, _):
+        require(case.form in self.forms, f"no {case.form}")
         self.case, self.tensors = case, tensors
         self.q, self.k, self.v = tensors.q, tensors.k, tensors.v
         self.mask = additive(visible(case), tensors.dtype) if case.window else None
         self.prepare()
+        if case.form == "backward":
+            # The graph is made once and walked back in every run.
+            self.q, self.k, self.v = (x.detach().requires_grad_() for x in (self.q, self.k, self.v))
+            with torch.enable_grad():
+                self.result = self.compute()
 
     def prepare(self):
         pass
 
+
     def run(self):
-        self.out = self.compute()
+        if self.case.form == "backward":
+            self.out = torch.autograd.grad(self.result, (self.q, self.k, self.v), self.tensors.dout, retain_graph=True)
+        else:
+            self.out = self.compute()
 
     def output(self):
-        return self.out
+        return joined(self.out) if self.case.form == "backward" else self.out
 
 
 class TorchScaledDotProduct(Torch):
     backend = None
+    forms = ("forward", "backward", "step")
 
     def compute(self):
         with sdpa_kernel(self.backend):
@@ -308,6 +363,7 @@ class TorchFlashDirect(Torch):
 
 class TorchFlex(Torch):
     entry = "flex_attention, compiled"
+    forms = ("forward",)
 
     def prepare(self):
         torch._dynamo.reset()
@@ -330,6 +386,7 @@ class TorchFlex(Torch):
 
 class TorchMatMul(Torch):
     entry = "matmul, softmax, matmul"
+    forms = ("forward", "backward", "step")
 
     def prepare(self):
         self.hidden = ~visible(self.case) if self.case.causal else None
@@ -339,10 +396,10 @@ class TorchMatMul(Torch):
         q = self.q.unflatten(1, (case.G, case.H // case.G)) * case.D**-0.5
         scores = q @ self.k.unsqueeze(2).transpose(-1, -2)
         if self.hidden is not None:
-            scores.masked_fill_(self.hidden, float("-inf"))
+            scores = scores.masked_fill(self.hidden, float("-inf"))
         return (torch.softmax(scores, -1) @ self.v.unsqueeze(2)).flatten(1, 2)
 
 
-PEERS = [OrtMultiHeadAttention, OrtGroupQueryAttention, OrtStandardAttention, OrtStandardAttentionWindow,
-         OrtStandardAttentionMask, OrtContribAttention, OrtMatMul, TorchFlash, TorchFlashDirect, TorchMath, TorchFlex,
-         TorchMatMul]
+PEERS = [OrtMultiHeadAttention, OrtGroupQueryAttention, OrtGroupQueryAttentionCached, OrtStandardAttention,
+         OrtStandardAttentionWindow, OrtStandardAttentionMask, OrtContribAttention, OrtMatMul, TorchFlash,
+         TorchFlashDirect, TorchMath, TorchFlex, TorchMatMul]

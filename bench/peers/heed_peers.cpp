@@ -1,31 +1,57 @@
-// heed behind a C interface, for run.py: the forward pass on memory of the caller's, and the FMA rate of this machine.
+// heed behind a C interface, for run.py: attention on memory of the caller's, and the FMA rate of this machine.
 #include <heed/softmax.hpp>
 
 #include "../support/peak.hpp"
 
 #include <cstdio>
 #include <exception>
+#include <type_traits>
 
 namespace {
 
 thread_local char message[512];
 
-template <class T>
-void forward(const void* q, const void* k, const void* v, void* out, const heed::index_t (&extent)[7], bool causal,
-             heed::index_t window, int threads) {
-  const auto [B, H, G, N, M, D, E] = extent;
-  const heed::view<const T, 4> queries(static_cast<const T*>(q), {B, H, N, D});
-  const heed::view<const T, 4> keys(static_cast<const T*>(k), {B, G, M, D});
-  const heed::view<const T, 4> values(static_cast<const T*>(v), {B, G, M, E});
-  const heed::view<T, 4> result(static_cast<T*>(out), {B, H, N, E});
+struct call {
+  heed::index_t B, H, G, N, M, D, E;
+  bool causal;
+  heed::index_t window;
+  int threads;
+};
 
-  heed::softmax_options<T> options{};
-  if (window > 0) options.window_left = window - 1;
-  options.executor = threads == 1 ? heed::serial() : heed::openmp(threads);
-  if (causal) {
-    heed::softmax_forward(queries, keys, values, result, options, heed::causal{});
-  } else {
-    heed::softmax_forward(queries, keys, values, result, options);
+template <class T>
+heed::view<T, 4> rows(std::conditional_t<std::is_const_v<T>, const void*, void*> data, heed::index_t batch,
+                      heed::index_t heads, heed::index_t tokens, heed::index_t features) {
+  return {static_cast<T*>(data), {batch, heads, tokens, features}};
+}
+
+heed::executor_ref executor(const call& c) { return c.threads == 1 ? heed::serial() : heed::openmp(c.threads); }
+
+/// f(options, mods...) as the call says.
+template <class Options, class F>
+void with_mask(const call& c, Options options, const F& f) {
+  if (c.window > 0) options.window_left = c.window - 1;
+  options.executor = executor(c);
+  if (c.causal)
+    f(options, heed::causal{});
+  else
+    f(options);
+}
+
+/// Runs f(a value of the element type) and returns what heed_peers_forward does. dtype: 0 float, 1 bfloat16, 2 float16.
+template <class F>
+int guarded(int dtype, const F& f) {
+  try {
+    if (dtype == 0) {
+      f(0.0f);
+    } else if (dtype == 1) {
+      f(heed::bfloat16());
+    } else {
+      f(heed::float16());
+    }
+    return 0;
+  } catch (const std::exception& error) {
+    std::snprintf(message, sizeof message, "%s", error.what());
+    return 1;
   }
 }
 
@@ -33,26 +59,53 @@ void forward(const void* q, const void* k, const void* v, void* out, const heed:
 
 extern "C" {
 
-/// out = softmax(q kT / sqrt(D)) v on dense row-major q [B,H,N,D], k [B,G,M,D], v [B,G,M,E], out [B,H,N,E].
-/// dtype: 0 float, 1 bfloat16, 2 float16. window: number of keys a query sees up to its own, 0 for all.
-/// Returns 0, or 1 with the reason in heed_peers_message().
-int heed_peers_forward(const void* q, const void* k, const void* v, void* out, long long B, long long H, long long G,
-                       long long N, long long M, long long D, long long E, int causal, long long window, int dtype,
-                       int threads) {
-  try {
-    const heed::index_t extent[7] = {B, H, G, N, M, D, E};
-    if (dtype == 0) {
-      forward<float>(q, k, v, out, extent, causal != 0, window, threads);
-    } else if (dtype == 1) {
-      forward<heed::bfloat16>(q, k, v, out, extent, causal != 0, window, threads);
-    } else {
-      forward<heed::float16>(q, k, v, out, extent, causal != 0, window, threads);
-    }
-    return 0;
-  } catch (const std::exception& error) {
-    std::snprintf(message, sizeof message, "%s", error.what());
-    return 1;
-  }
+/// out = softmax(q kT / sqrt(D)) v on dense row-major q [B,H,N,D], k [B,G,M,D], v [B,G,M,E], out [B,H,N,E]; and lse
+/// [B,H,N], unless null. window: number of keys a query sees up to its own, 0 for all. Returns 0, or 1 with the reason
+/// in heed_peers_message().
+int heed_peers_forward(const void* q, const void* k, const void* v, void* out, void* lse, long long B, long long H,
+                       long long G, long long N, long long M, long long D, long long E, int causal, long long window,
+                       int dtype, int threads) {
+  return guarded(dtype, [&](auto element) {
+    using T = decltype(element);
+    const call c{B, H, G, N, M, D, E, causal != 0, window, threads};
+    heed::softmax_options<T> options{};
+    if (lse != nullptr) options.lse = heed::view<float, 3>(static_cast<float*>(lse), {B, H, N});
+    with_mask(c, options, [&](const auto& with, const auto&... mods) {
+      heed::softmax_forward(rows<const T>(q, B, H, N, D), rows<const T>(k, B, G, M, D), rows<const T>(v, B, G, M, E),
+                            rows<T>(out, B, H, N, E), with, mods...);
+    });
+  });
+}
+
+/// The same by softmax_step.
+int heed_peers_step(const void* q, const void* k, const void* v, void* out, long long B, long long H, long long G,
+                    long long N, long long M, long long D, long long E, int causal, long long window, int dtype,
+                    int threads) {
+  return guarded(dtype, [&](auto element) {
+    using T = decltype(element);
+    const call c{B, H, G, N, M, D, E, causal != 0, window, threads};
+    with_mask(c, heed::softmax_step_options<T>{}, [&](const auto& with, const auto&... mods) {
+      heed::softmax_step(rows<const T>(q, B, H, N, D), rows<const T>(k, B, G, M, D), rows<const T>(v, B, G, M, E),
+                         rows<T>(out, B, H, N, E), with, mods...);
+    });
+  });
+}
+
+/// dq, dk, dv of what forward computed, from dout [B,H,N,E].
+int heed_peers_backward(const void* q, const void* k, const void* v, const void* out, const void* lse, const void* dout,
+                        void* dq, void* dk, void* dv, long long B, long long H, long long G, long long N, long long M,
+                        long long D, long long E, int causal, long long window, int dtype, int threads) {
+  return guarded(dtype, [&](auto element) {
+    using T = decltype(element);
+    const call c{B, H, G, N, M, D, E, causal != 0, window, threads};
+    with_mask(c, heed::softmax_backward_options<T>{}, [&](const auto& with, const auto&... mods) {
+      heed::softmax_backward(rows<const T>(q, B, H, N, D), rows<const T>(k, B, G, M, D), rows<const T>(v, B, G, M, E),
+                             rows<const T>(out, B, H, N, E),
+                             heed::view<const float, 3>(static_cast<const float*>(lse), {B, H, N}),
+                             rows<const T>(dout, B, H, N, E), rows<T>(dq, B, H, N, D), rows<T>(dk, B, G, M, D),
+                             rows<T>(dv, B, G, M, E), with, mods...);
+    });
+  });
 }
 
 const char* heed_peers_message() { return message; }

@@ -199,6 +199,31 @@ class softmax_step_run {
                                       scale_keys<together>(scores, some, scales);
                                     });
                                   });
+    for_panels(at.count, [&](auto panel, int r) {
+      constexpr int rows = decltype(panel)::value;
+      T* const scores = scores_of(r);
+      if (!plain) finish_panel<rows>(space, at, r, segment, first, count, queries_at, key, scores);
+      std::fill(scores + count * rows, scores + round_up(count * rows, shape::width),
+                -std::numeric_limits<T>::infinity());
+      weigh_scores<rows, T, A>(scores, count, vectors_of(value_features), from_row(state, r));
+    });
+    for_whole_rows<values_of, T, A>(
+        source, first, count, value_features, space.copies, space.value_pitch,
+        [&](const auto* rows, index_t stride, int some, int row, row_scales scales) {
+          for_panels(at.count, [&](auto panel, int r) {
+            constexpr int together = decltype(panel)::value;
+            T* const weights = scores_of(r) + row * together;
+            scale_keys<together>(weights, some, scales);
+            T* const sums = state.output + r * state.pitch;
+            // Values of excluded pairs must not reach the result, not even times zero.
+            if (!plain && std::find(weights, weights + some * together, T(0)) != weights + some * together)
+              weighted_sum_carefully<together, T, A>(weights, rows, stride, some, vectors_of(value_features), sums,
+                                                     state.pitch);
+            else
+              weighted_sum_panel<together, T, A>(weights, rows, stride, some, vectors_of(value_features), sums,
+                                                 state.pitch);
+          });
+        });
   }
 
   /// Softcap, bias, mods and mask, for the rows of each head in turn: scores become logits.
