@@ -56,12 +56,50 @@ void add_plain(const std::string& dtype, const shape& s) {
   add<T>(dtype, "causal", s, true, {}, heed::causal{});
 }
 
+/// A score mod whose slope is given beside its value, for comparison with the one that dual numbers find.
+template <class Value, class Slope>
+struct by_hand {
+  Value value;
+  Slope slope;
+
+  template <class Number>
+  auto operator()(Number s, const auto& at) const {
+    if constexpr (requires { s.partial; }) {
+      const auto z = value(s.value, at);
+      Number result(z);
+      result.partial[0] = s.partial[0] * slope(s.value, z, at);
+      return result;
+    } else {
+      return value(s, at);
+    }
+  }
+};
+template <class Value, class Slope>
+by_hand(Value, Slope) -> by_hand<Value, Slope>;
+
+/// The same score mod differentiated by dual numbers and by hand.
+template <class Value, class Slope>
+void add_mod(const std::string& name, const shape& s, const Value& value, const Slope& slope) {
+  std::string duals = name, hand = name;
+  add<float>("float32", duals += "_duals", s, false, {}, value);
+  add<float>("float32", hand += "_by_hand", s, false, {}, by_hand{value, slope});
+}
+
+constexpr float alibi_slope[8] = {0.5f, 0.25f, 0.125f, 0.0625f, 0.03125f, 0.015625f, 0.0078125f, 0.00390625f};
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const shape dense[] = {{1, 8, 8, 2048, 64}, {1, 8, 8, 2048, 128}, {1, 1, 1, 4096, 128}, {1, 8, 2, 2048, 64}};
   for (const shape& s : dense) add_plain<float>("float32", s);
   add_plain<double>("float64", {1, 8, 8, 1024, 64});
+
+  const shape modded{1, 8, 8, 2048, 64};
+  const auto one = [](auto s, auto, auto) { return decltype(s)(1); };
+  add_mod("alibi", modded, [](auto s, auto at) { return s - alibi_slope[at.h] * abs(at.q - at.kv); }, one);
+  add_mod("softcap", modded, heed::softcap{30}, [](auto, auto z, auto) { return 1 - z * z * (1 / 900.0f); });
+  static const heed::tensor<float, 2> table({8, 2 * 128 + 1});
+  add_mod("relative_bias", modded, heed::relative_bias{table}, one);
 
   return bench::run_all(argc, argv);
 }

@@ -317,7 +317,6 @@ class Torch(Contestant):
     def prepare(self):
         pass
 
-
     def run(self):
         if self.case.form == "backward":
             self.out = torch.autograd.grad(self.result, (self.q, self.k, self.v), self.tensors.dout, retain_graph=True)
