@@ -43,7 +43,6 @@ constexpr bool is_plain = heed::element<Rows>;
 template <class Rows>
 constexpr bool is_int8 = std::is_same_v<Rows, heed::int8_rows>;
 
-/// Whether rows of a format may hold what they like beside a scale.
 template <class Rows>
 heed::row_settings<Rows> draw_settings(random_engine& random) {
   if constexpr (is_plain<Rows>) {
@@ -304,7 +303,7 @@ bool loads_hold(index_t first, index_t n, index_t features, Load load, Expected 
   return right;
 }
 
-/// Whether a source holds exactly the tokens [begin, end) of a sequence.
+/// Whether a source holds exactly the tokens [begin, end) of a sequence. Coded rows are read as T.
 template <class T, class Source>
 bool source_holds(const Source& source, const history& tokens, index_t begin, index_t end, std::size_t g,
                   index_t features, index_t value_features, random_engine& random) {

@@ -163,13 +163,13 @@ class paged_cache : public detail::cache_rows<Rows> {
   /// one, if no other sequence has it.
   void check_pages(const detail::checker& check, index_t first, index_t last, index_t rows) {
     for (index_t b = first; b < last; ++b)
-      if (pages_for(end_(b) + rows) > table_.extent(1)) [[unlikely]]
-        check.fail_with("k (T)",
-                        detail::text("at most %lld, the room left in the %lld pages of sequence %lld",
-                                     static_cast<long long>(table_.extent(1) * page_size_ - end_(b)),
-                                     static_cast<long long>(table_.extent(1)), static_cast<long long>(b))
-                            .c_str(),
-                        detail::show(rows).c_str());
+      if (const index_t room = table_.extent(1) * page_size_ - end_(b); rows > room) [[unlikely]]
+        check.fail_with(
+            "k (T)",
+            detail::text("at most %lld, the room left in the %lld pages of sequence %lld", static_cast<long long>(room),
+                         static_cast<long long>(table_.extent(1)), static_cast<long long>(b))
+                .c_str(),
+            detail::show(rows).c_str());
     if (rows == 0) return;
     index_t needed = 0;
     for (index_t b = first; b < last; ++b) {
