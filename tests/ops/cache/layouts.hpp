@@ -43,12 +43,12 @@ struct subject {
 
 template <class Rows>
 struct contiguous : subject<Rows> {
-  contiguous(const shape& s, random_engine& random)
-      : subject<Rows>(s, random),
+  contiguous(const shape& extents, random_engine& random)
+      : subject<Rows>(extents, random),
         capacity(draw(random, 0, 12)),
-        memory(this->memory_of(s.B, capacity, random)),
-        cache({s.B, s.G, capacity, s.D, s.E}, memory.k.memory(), memory.v.memory(), this->key_format,
-              this->value_format) {}
+        memory(this->memory_of(extents.B, capacity, random)),
+        cache({extents.B, extents.G, capacity, extents.D, extents.E}, memory.k.memory(), memory.v.memory(),
+              this->key_format, this->value_format) {}
 
   bool fits(index_t first, index_t last, index_t rows) const {
     for (index_t b = first; b < last; ++b)
@@ -87,13 +87,13 @@ struct contiguous : subject<Rows> {
 
 template <class Rows>
 struct ring : subject<Rows> {
-  ring(const shape& s, random_engine& random)
-      : subject<Rows>(s, random),
+  ring(const shape& extents, random_engine& random)
+      : subject<Rows>(extents, random),
         sinks(draw(random, 0, 3)),
         window(draw(random, 1, 6)),
-        memory(this->memory_of(s.B, sinks + window, random)),
-        cache({s.B, s.G, sinks, window, s.D, s.E}, memory.k.memory(), memory.v.memory(), this->key_format,
-              this->value_format) {}
+        memory(this->memory_of(extents.B, sinks + window, random)),
+        cache({extents.B, extents.G, sinks, window, extents.D, extents.E}, memory.k.memory(), memory.v.memory(),
+              this->key_format, this->value_format) {}
 
   bool fits(index_t, index_t, index_t rows) const { return rows <= window; }
   void appended(index_t, index_t, index_t) {}
@@ -141,15 +141,15 @@ template <class Rows>
 struct paged : subject<Rows> {
   using lists = std::vector<std::vector<int>>;
 
-  paged(const shape& s, random_engine& random)
-      : subject<Rows>(s, random),
+  paged(const shape& extents, random_engine& random)
+      : subject<Rows>(extents, random),
         pages(draw(random, 0, 9)),
         page_size(draw(random, 1, 4)),
         sequence_pages(draw(random, pages / 2, pages)),
         memory(this->memory_of(pages, page_size, random)),
-        cache({s.B, s.G, pages, page_size, s.D, s.E, sequence_pages}, memory.k.memory(), memory.v.memory(),
-              this->key_format, this->value_format),
-        held(static_cast<std::size_t>(s.B)) {}
+        cache({extents.B, extents.G, pages, page_size, extents.D, extents.E, sequence_pages}, memory.k.memory(),
+              memory.v.memory(), this->key_format, this->value_format),
+        held(static_cast<std::size_t>(extents.B)) {}
 
   static std::map<int, index_t> holders(const lists& of) {
     std::map<int, index_t> count;
