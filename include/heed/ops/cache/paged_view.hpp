@@ -58,8 +58,8 @@ inline void check_pool(const checker& check, index_t pages, index_t page_size) {
 /// table  see page_table. A page may belong to several sequences.
 /// keys, values: settings of coded rows, as in contiguous_cache.
 ///
-/// Pool and table are the caller's. Rows may change while the view lives; the table was checked when it was made, and is
-/// read again by every call.
+/// Pool and table are the caller's. Rows may change while the view lives; the table must not: it is checked once, and
+/// read by every call.
 /// Satisfies key_value_cache: one piece, at position 0. Slots past the end of a sequence are never read.
 /// Legal edges: B = 0, P = 0, sequences without pages. Cost: O(B + pages of all sequences) to make; allocates nothing.
 /// Throws heed::invalid_argument: sizes and memory as contiguous_cache, page_size < 1; tables of other extents, that
