@@ -37,7 +37,7 @@ TEST_CASE("sizes that no cache can have") {
   rejects([] { heed::contiguous_cache<heed::int4_rows>({.features = 4}, {}, {.group = -1}); }, {"values.group"});
   rejects([] { heed::ring_cache<float>({.sinks = -1, .window = 2, .features = 1}); },
           {"heed::ring_cache:", "sizes.sinks"});
-  rejects([] { heed::ring_cache<float>({.features = 1}); }, {"sizes.window", "at least 1"});
+  rejects([] { heed::ring_cache<float>({.features = 1}); }, {"sizes.window", "1 to 2^30"});
   rejects([] { heed::paged_cache<float>({.pages = -1, .features = 1}); }, {"heed::paged_cache:", "sizes.pages"});
   rejects([] { heed::paged_cache<float>({.pages = index_t(1) << 31, .features = 1}); }, {"sizes.pages", "2^31 - 1"});
   rejects([] { heed::paged_cache<float>({.page_size = 0, .features = 1}); }, {"sizes.page_size"});

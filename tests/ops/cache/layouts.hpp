@@ -5,7 +5,6 @@
 #include "ops/cache/twin.hpp"
 
 #include <map>
-#include <numeric>
 #include <utility>
 
 namespace cache_test {
@@ -19,11 +18,12 @@ struct memory_pair {
   pool<Rows> k, v;
 };
 
-/// A cache over memory of the test's, with random sizes, and the history of its sequences.
-template <class Cache, class Rows>
+/// What every layout has: a cache over memory of the test's, with random sizes and settings, and the history of its
+/// sequences.
+template <class Rows>
 struct subject {
-  subject(const shape& s, random_engine& random)
-      : s(s), key_format(draw_settings<Rows>(random)), value_format(draw_settings<Rows>(random)) {
+  subject(const shape& extents, random_engine& random)
+      : s(extents), key_format(draw_settings<Rows>(random)), value_format(draw_settings<Rows>(random)) {
     tokens.resize(static_cast<std::size_t>(s.B));
   }
 
@@ -42,13 +42,13 @@ struct subject {
 };
 
 template <class Rows>
-struct contiguous : subject<heed::contiguous_cache<Rows>, Rows> {
-  contiguous(const shape& s, random_engine& random)
-      : subject<heed::contiguous_cache<Rows>, Rows>(s, random),
+struct contiguous : subject<Rows> {
+  contiguous(const shape& extents, random_engine& random)
+      : subject<Rows>(extents, random),
         capacity(draw(random, 0, 12)),
-        memory(this->memory_of(s.B, capacity, random)),
-        cache({s.B, s.G, capacity, s.D, s.E}, memory.k.memory(), memory.v.memory(), this->key_format,
-              this->value_format) {}
+        memory(this->memory_of(extents.B, capacity, random)),
+        cache({extents.B, extents.G, capacity, extents.D, extents.E}, memory.k.memory(), memory.v.memory(),
+              this->key_format, this->value_format) {}
 
   bool fits(index_t first, index_t last, index_t rows) const {
     for (index_t b = first; b < last; ++b)
@@ -60,7 +60,7 @@ struct contiguous : subject<heed::contiguous_cache<Rows>, Rows> {
   void another_operation(random_engine& random) {
     if (draw(random, 0, 5) == 0) {
       cache.clear();
-      for (auto& tokens : this->tokens) tokens.clear();
+      for (history& sequence : this->tokens) sequence.clear();
     } else if (this->s.B > 0) {
       const index_t b = draw(random, 0, this->s.B - 1), length = draw(random, 0, this->length(b));
       cache.truncate(b, length);
@@ -70,7 +70,6 @@ struct contiguous : subject<heed::contiguous_cache<Rows>, Rows> {
 
   index_t first_of_piece(index_t, int) const { return 0; }
   index_t last_of_piece(index_t b, int) const { return this->length(b); }
-  bool live(index_t entry, index_t slot) const { return slot < this->length(entry); }
   void poison() {
     for (index_t b = 0; b < this->s.B; ++b)
       for (index_t slot = this->length(b); slot < capacity; ++slot) {
@@ -87,14 +86,14 @@ struct contiguous : subject<heed::contiguous_cache<Rows>, Rows> {
 };
 
 template <class Rows>
-struct ring : subject<heed::ring_cache<Rows>, Rows> {
-  ring(const shape& s, random_engine& random)
-      : subject<heed::ring_cache<Rows>, Rows>(s, random),
+struct ring : subject<Rows> {
+  ring(const shape& extents, random_engine& random)
+      : subject<Rows>(extents, random),
         sinks(draw(random, 0, 3)),
         window(draw(random, 1, 6)),
-        memory(this->memory_of(s.B, sinks + window, random)),
-        cache({s.B, s.G, sinks, window, s.D, s.E}, memory.k.memory(), memory.v.memory(), this->key_format,
-              this->value_format) {}
+        memory(this->memory_of(extents.B, sinks + window, random)),
+        cache({extents.B, extents.G, sinks, window, extents.D, extents.E}, memory.k.memory(), memory.v.memory(),
+              this->key_format, this->value_format) {}
 
   bool fits(index_t, index_t, index_t rows) const { return rows <= window; }
   void appended(index_t, index_t, index_t) {}
@@ -102,7 +101,7 @@ struct ring : subject<heed::ring_cache<Rows>, Rows> {
   void another_operation(random_engine& random) {
     if (draw(random, 0, 9) == 0) {
       cache.clear();
-      for (auto& tokens : this->tokens) tokens.clear();
+      for (history& sequence : this->tokens) sequence.clear();
     } else if (this->s.B > 0 && draw(random, 0, 3) == 0) {
       const index_t b = draw(random, 0, this->s.B - 1);
       cache.clear(b);
@@ -139,18 +138,18 @@ struct ring : subject<heed::ring_cache<Rows>, Rows> {
 
 /// Pages are numbers that are never used again; who holds which is all there is to know.
 template <class Rows>
-struct paged : subject<heed::paged_cache<Rows>, Rows> {
+struct paged : subject<Rows> {
   using lists = std::vector<std::vector<int>>;
 
-  paged(const shape& s, random_engine& random)
-      : subject<heed::paged_cache<Rows>, Rows>(s, random),
+  paged(const shape& extents, random_engine& random)
+      : subject<Rows>(extents, random),
         pages(draw(random, 0, 9)),
         page_size(draw(random, 1, 4)),
         sequence_pages(draw(random, pages / 2, pages)),
         memory(this->memory_of(pages, page_size, random)),
-        cache({s.B, s.G, pages, page_size, s.D, s.E, sequence_pages}, memory.k.memory(), memory.v.memory(),
-              this->key_format, this->value_format),
-        held(static_cast<std::size_t>(s.B)) {}
+        cache({extents.B, extents.G, pages, page_size, extents.D, extents.E, sequence_pages}, memory.k.memory(),
+              memory.v.memory(), this->key_format, this->value_format),
+        held(static_cast<std::size_t>(extents.B)) {}
 
   static std::map<int, index_t> holders(const lists& of) {
     std::map<int, index_t> count;
@@ -274,8 +273,6 @@ struct paged : subject<heed::paged_cache<Rows>, Rows> {
 /// Whether a cache shows the live tokens, and no others, to who reads it as operators do.
 template <class Subject>
 bool shows_its_tokens(Subject& x, random_engine& random) {
-  // What the cache computes in: double where it stores double.
-  using T = float;
   bool right = x.cache.batch() == x.s.B && x.cache.kv_heads() == x.s.G && x.cache.features() == x.s.D &&
                x.cache.value_features() == x.s.E;
   for (index_t b = 0; b < x.s.B; ++b) {
@@ -284,8 +281,8 @@ bool shows_its_tokens(Subject& x, random_engine& random) {
       const index_t first = x.first_of_piece(b, p), last = x.last_of_piece(b, p);
       right = right && x.cache.position(b, p) == first;
       for (index_t g = 0; g < x.s.G; ++g)
-        right = right && source_holds<T>(x.cache.piece(b, g, p), x.sequence(b), first, last,
-                                         static_cast<std::size_t>(g), x.s.D, x.s.E, random);
+        right = right && source_holds<float>(x.cache.piece(b, g, p), x.sequence(b), first, last,
+                                             static_cast<std::size_t>(g), x.s.D, x.s.E, random);
     }
   }
   return right;

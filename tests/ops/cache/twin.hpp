@@ -2,7 +2,6 @@
 /// a cache through what operators see of it.
 #pragma once
 
-#include "support/arch.hpp"
 #include "support/catch.hpp"
 #include "support/guarded.hpp"
 #include "support/random.hpp"
@@ -43,7 +42,6 @@ constexpr bool is_plain = heed::element<Rows>;
 template <class Rows>
 constexpr bool is_int8 = std::is_same_v<Rows, heed::int8_rows>;
 
-/// Whether rows of a format may hold what they like beside a scale.
 template <class Rows>
 heed::row_settings<Rows> draw_settings(random_engine& random) {
   if constexpr (is_plain<Rows>) {
@@ -304,8 +302,9 @@ bool loads_hold(index_t first, index_t n, index_t features, Load load, Expected 
   return right;
 }
 
-/// Whether a source holds exactly the tokens [begin, end) of a sequence.
-template <class T, class Source>
+/// Whether a source holds exactly the tokens [begin, end) of a sequence. Coded rows are read as T with the
+/// instructions of A.
+template <class T, class A = heed::default_arch, class Source>
 bool source_holds(const Source& source, const history& tokens, index_t begin, index_t end, std::size_t g,
                   index_t features, index_t value_features, random_engine& random) {
   if (source.count != end - begin) return false;
@@ -318,21 +317,18 @@ bool source_holds(const Source& source, const history& tokens, index_t begin, in
       right = right &&
               runs_hold(first, n, value_features, [&](auto i, auto most) { return source.values(i, most); }, value);
     } else {
-      support::for_each_arch([&](auto arch) {
-        using A = decltype(arch);
-        right = right && loads_hold<T, A>(
-                             first, n, features,
-                             [&](index_t i, index_t count, T* to, index_t pitch) {
-                               source.template load_keys<T, A>(i, static_cast<int>(count), to, pitch);
-                             },
-                             key);
-        right = right && loads_hold<T, A>(
-                             first, n, value_features,
-                             [&](index_t i, index_t count, T* to, index_t pitch) {
-                               source.template load_values<T, A>(i, static_cast<int>(count), to, pitch);
-                             },
-                             value);
-      });
+      right = right && loads_hold<T, A>(
+                           first, n, features,
+                           [&](index_t i, index_t count, T* to, index_t pitch) {
+                             source.template load_keys<T, A>(i, static_cast<int>(count), to, pitch);
+                           },
+                           key);
+      right = right && loads_hold<T, A>(
+                           first, n, value_features,
+                           [&](index_t i, index_t count, T* to, index_t pitch) {
+                             source.template load_values<T, A>(i, static_cast<int>(count), to, pitch);
+                           },
+                           value);
     }
   });
   return right;

@@ -39,8 +39,8 @@ struct contiguous_walk {
 /// Satisfies key_value_cache: one piece, at position 0. Legal edges: B = 0, G = 0, capacity = 0.
 /// Copies: own rows are copied, the caller's are shared.
 /// Cost: constructing allocates and clears; nothing else allocates. Not synchronised: one writer, or many readers.
-/// Throws heed::invalid_argument: sizes below 0, features below 1, a group below 0, memory of other extents than the
-/// sizes say, a strided last axis, null data, overlapping memory.
+/// Throws heed::invalid_argument: sizes below 0, features below 1, more than 2^30 tokens, a group below 0, memory of
+/// other extents than the sizes say, a strided last axis, null data, overlapping memory.
 template <class Rows>
 class contiguous_cache : public detail::cache_rows<Rows> {
   using base = detail::cache_rows<Rows>;
@@ -105,7 +105,8 @@ class contiguous_cache : public detail::cache_rows<Rows> {
  private:
   static detail::cache_shape shape_of(const contiguous_sizes& sizes, const settings& keys, const settings& values) {
     const detail::checker check("contiguous_cache");
-    check.require(sizes.capacity >= 0, "sizes.capacity", "at least 0", sizes.capacity);
+    check.require(sizes.capacity >= 0 && sizes.capacity <= detail::most_tokens, "sizes.capacity", "0 to 2^30",
+                  sizes.capacity);
     return detail::checked_shape<Rows>(check, sizes, sizes.batch, sizes.capacity, keys, values);
   }
 

@@ -159,17 +159,17 @@ class paged_cache : public detail::cache_rows<Rows> {
   index_t pages_for(index_t tokens) const noexcept { return (tokens + page_size_ - 1) / page_size_; }
   std::int32_t& last_page(index_t b) noexcept { return table_(b, end_(b) / page_size_); }
 
-  /// T rows more for sequences [first, last). Of the sequences that write to a page they share, all copy it but the last
-  /// one, if no other sequence has it.
+  /// T rows more for sequences [first, last). Of the sequences that write to a page they share, all copy it but the
+  /// last one, if no other sequence has it.
   void check_pages(const detail::checker& check, index_t first, index_t last, index_t rows) {
     for (index_t b = first; b < last; ++b)
-      if (pages_for(end_(b) + rows) > table_.extent(1)) [[unlikely]]
-        check.fail_with("k (T)",
-                        detail::text("at most %lld, the room left in the %lld pages of sequence %lld",
-                                     static_cast<long long>(table_.extent(1) * page_size_ - end_(b)),
-                                     static_cast<long long>(table_.extent(1)), static_cast<long long>(b))
-                            .c_str(),
-                        detail::show(rows).c_str());
+      if (const index_t room = table_.extent(1) * page_size_ - end_(b); rows > room) [[unlikely]]
+        check.fail_with(
+            "k (T)",
+            detail::text("at most %lld, the room left in the %lld pages of sequence %lld", static_cast<long long>(room),
+                         static_cast<long long>(table_.extent(1)), static_cast<long long>(b))
+                .c_str(),
+            detail::show(rows).c_str());
     if (rows == 0) return;
     index_t needed = 0;
     for (index_t b = first; b < last; ++b) {

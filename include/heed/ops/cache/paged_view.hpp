@@ -46,7 +46,7 @@ struct paged_walk {
 
 inline void check_pool(const checker& check, index_t pages, index_t page_size) {
   check.require(pages >= 0 && pages <= std::numeric_limits<std::int32_t>::max(), "sizes.pages", "0 to 2^31 - 1", pages);
-  check.require(page_size >= 1, "sizes.page_size", "at least 1", page_size);
+  check.require(page_size >= 1 && page_size <= most_tokens, "sizes.page_size", "1 to 2^30", page_size);
 }
 
 }  // namespace detail
@@ -58,8 +58,8 @@ inline void check_pool(const checker& check, index_t pages, index_t page_size) {
 /// table  see page_table. A page may belong to several sequences.
 /// keys, values: settings of coded rows, as in contiguous_cache.
 ///
-/// Pool and table are the caller's. Rows may change while the view lives; the table was checked when it was made, and is
-/// read again by every call.
+/// Pool and table are the caller's. Rows may change while the view lives; the table must not: it is checked once, and
+/// read by every call.
 /// Satisfies key_value_cache: one piece, at position 0. Slots past the end of a sequence are never read.
 /// Legal edges: B = 0, P = 0, sequences without pages. Cost: O(B + pages of all sequences) to make; allocates nothing.
 /// Throws heed::invalid_argument: sizes and memory as contiguous_cache, page_size < 1; tables of other extents, that
@@ -84,8 +84,8 @@ class paged_view {
     detail::check_pool(check, sizes.pages, sizes.page_size);
     detail::checked_shape<Rows>(check, sizes, sizes.pages, sizes.page_size, keys, values);
     const detail::row_axes axes{sizes.pages, sizes.kv_heads, sizes.page_size, "slots, as sizes.page_size"};
-    detail::check_stored(check, k, "k", axes, keys, keys_.features);
-    detail::check_stored(check, v, "v", axes, values, values_.features);
+    detail::check_stored(check, k, detail::names_of_k, axes, keys, keys_.features);
+    detail::check_stored(check, v, detail::names_of_v, axes, values, values_.features);
     check_table(check, sizes.pages);
   }
 

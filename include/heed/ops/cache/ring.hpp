@@ -118,8 +118,8 @@ class ring_cache : public detail::cache_rows<Rows> {
  private:
   static detail::cache_shape shape_of(const ring_sizes& sizes, const settings& keys, const settings& values) {
     const detail::checker check("ring_cache");
-    check.require(sizes.sinks >= 0, "sizes.sinks", "at least 0", sizes.sinks);
-    check.require(sizes.window >= 1, "sizes.window", "at least 1", sizes.window);
+    check.require(sizes.sinks >= 0 && sizes.sinks <= detail::most_tokens, "sizes.sinks", "0 to 2^30", sizes.sinks);
+    check.require(sizes.window >= 1 && sizes.window <= detail::most_tokens, "sizes.window", "1 to 2^30", sizes.window);
     return detail::checked_shape<Rows>(check, sizes, sizes.batch, sizes.sinks + sizes.window, keys, values);
   }
 

@@ -12,23 +12,31 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
+/// What messages call rows, and the tensors that coded rows consist of.
+struct row_names {
+  const char *rows, *codes, *scales, *offsets;
+};
+inline constexpr row_names names_of_k{"k", "k.codes", "k.scales", "k.offsets"};
+inline constexpr row_names names_of_v{"v", "v.codes", "v.scales", "v.offsets"};
+inline constexpr row_names names_of_memory{"the cache", "the cache", "the cache", "the cache"};
+
 /// f(tensor, name) for each tensor that rows consist of.
 template <class T, int Rank, class F>
-void for_parts(const view<T, Rank>& rows, const char* name, F f) {
-  f(rows, name);
+void for_parts(const view<T, Rank>& rows, const row_names& names, F f) {
+  f(rows, names.rows);
 }
 template <class Code, int Rank, class F>
-void for_parts(const coded_view<Code, Rank>& rows, const char* name, F f) {
-  f(rows.codes, text("%s.codes", name).c_str());
-  f(rows.scales, text("%s.scales", name).c_str());
-  if (rows.offsets) f(rows.offsets, text("%s.offsets", name).c_str());
+void for_parts(const coded_view<Code, Rank>& rows, const row_names& names, F f) {
+  f(rows.codes, names.codes);
+  f(rows.scales, names.scales);
+  if (rows.offsets) f(rows.offsets, names.offsets);
 }
 template <class Rows, int Rank, class F>
-void for_parts(const new_rows<Rows, Rank>& rows, const char* name, F f) {
+void for_parts(const new_rows<Rows, Rank>& rows, const row_names& names, F f) {
   if (rows.as_numbers)
-    f(rows.numbers, name);
+    f(rows.numbers, names.rows);
   else
-    for_parts(rows.stored, name, f);
+    for_parts(rows.stored, names, f);
 }
 
 /// The axes before the last of a tensor of rows, [entries, heads, rows, ...] or [heads, rows, ...].
@@ -38,8 +46,8 @@ struct row_axes {
 };
 
 template <class T, int Rank>
-void check_rows(const checker& check, const view<T, Rank>& rows, const char* name, const row_axes& axes, index_t width,
-                const char* meaning) {
+HEED_COLD void check_rows(const checker& check, const view<T, Rank>& rows, const char* name, const row_axes& axes,
+                          index_t width, const char* meaning) {
   check.tensor(rows, name);
   if constexpr (Rank == 4) check.extent(rows, name, 0, axes.entries, "as the cache");
   check.extent(rows, name, Rank - 3, axes.heads, "G, as the cache");
@@ -48,31 +56,32 @@ void check_rows(const checker& check, const view<T, Rank>& rows, const char* nam
 }
 
 template <class T, int Rank>
-void check_stored(const checker& check, const view<T, Rank>& rows, const char* name, const row_axes& axes, plain_rows,
-                  index_t features) {
-  check_rows(check, rows, name, axes, features, "features, as the cache");
+void check_stored(const checker& check, const view<T, Rank>& rows, const row_names& names, const row_axes& axes,
+                  plain_rows, index_t features) {
+  check_rows(check, rows, names.rows, axes, features, "features, as the cache");
 }
 template <class Code, int Rank, class Rows>
-void check_stored(const checker& check, const coded_view<Code, Rank>& rows, const char* name, const row_axes& axes,
-                  const Rows& format, index_t features) {
+void check_stored(const checker& check, const coded_view<Code, Rank>& rows, const row_names& names,
+                  const row_axes& axes, const Rows& format, index_t features) {
   const index_t groups = groups_of(format, features);
-  check_rows(check, rows.codes, text("%s.codes", name).c_str(), axes, codec<Rows>::bytes(features), "bytes of a row");
-  check_rows(check, rows.scales, text("%s.scales", name).c_str(), axes, groups, "groups of a row");
-  const text offsets("%s.offsets", name);
+  check_rows(check, rows.codes, names.codes, axes, codec<Rows>::bytes(features), "bytes of a row");
+  check_rows(check, rows.scales, names.scales, axes, groups, "groups of a row");
   if (format.offset != code_offset::none)
-    check_rows(check, rows.offsets, offsets.c_str(), axes, groups, "groups of a row");
+    check_rows(check, rows.offsets, names.offsets, axes, groups, "groups of a row");
   else
-    check.require(!rows.offsets, offsets.c_str(), "none, as the settings of the rows say", "a tensor");
+    check.require(!rows.offsets, names.offsets, "none, as the settings of the rows say", "a tensor");
 }
 
-/// `elements` of any rank; the message names the argument.
 template <class T, int Rank>
 void check_finite(const checker& check, const view<T, Rank>& elements, const char* name) {
-  for (index_t i = 0; i < elements.extent(0); ++i) {
-    if constexpr (Rank == 1)
-      check.require(std::isfinite(elements[i]), name, "finite numbers", double(elements[i]));
-    else
-      check_finite(check, elements[i], name);
+  if constexpr (Rank > 1) {
+    for (index_t i = 0; i < elements.extent(0); ++i) check_finite(check, elements[i], name);
+  } else {
+    const T* const row = elements.data();
+    bool finite = true;
+    for (index_t i = 0; i < elements.extent(0); ++i) finite &= std::isfinite(row[i]);
+    for (index_t i = 0; !finite && i < elements.extent(0); ++i)
+      check.require(std::isfinite(row[i]), name, "finite numbers", double(row[i]));
   }
 }
 
@@ -221,6 +230,9 @@ auto source_of(const stored_rows<Rows>& keys, const stored_rows<Rows>& values, i
     return cached_codes<Rows, Walk>{keys.head(g), values.head(g), walk, position, count};
 }
 
+/// Positions are int, and sums of two of them are too.
+inline constexpr index_t most_tokens = index_t(1) << 30;
+
 /// Extents that every cache has.
 struct cache_shape {
   index_t entries, heads, slots, features, value_features;
@@ -262,23 +274,24 @@ class row_store {
   stored_rows<Rows> rows() const noexcept { return {memory_.all(), format_, features_}; }
 
   template <int Rank>
-  void check_new(const checker& check, const new_rows<Rows, Rank>& rows, const char* name, const row_axes& axes) const {
+  void check_new(const checker& check, const new_rows<Rows, Rank>& rows, const row_names& names,
+                 const row_axes& axes) const {
     if (rows.as_numbers)
-      check_rows(check, rows.numbers, name, axes, features_, "features, as the cache");
+      check_rows(check, rows.numbers, names.rows, axes, features_, "features, as the cache");
     else
-      check_stored(check, rows.stored, name, axes, format_, features_);
+      check_stored(check, rows.stored, names, axes, format_, features_);
     if constexpr (!element<Rows>)
-      for_parts(rows, name, [&](const auto& part, const char* part_name) {
+      for_parts(rows, names, [&](const auto& part, const char* name) {
         if constexpr (std::is_floating_point_v<typename std::remove_cvref_t<decltype(part)>::value_type>)
-          check_finite(check, part, part_name);
+          check_finite(check, part, name);
       });
   }
 
   template <int Rank>
-  void check_apart(const checker& check, const new_rows<Rows, Rank>& rows, const char* name) const {
-    for_parts(rows, name, [&](const auto& part, const char* part_name) {
-      for_parts(memory_.all(), "the cache",
-                [&](const auto& mine, const char* my_name) { check.no_overlap(part, part_name, mine, my_name); });
+  void check_apart(const checker& check, const new_rows<Rows, Rank>& rows, const row_names& names) const {
+    for_parts(rows, names, [&](const auto& part, const char* name) {
+      for_parts(memory_.all(), names_of_memory,
+                [&](const auto& mine, const char* its_name) { check.no_overlap(part, name, mine, its_name); });
     });
   }
 
@@ -301,7 +314,7 @@ class row_store {
   /// The first `count` slots of an entry, to those of another.
   void copy(index_t from, index_t to, index_t count) noexcept {
     const auto all = memory_.all();
-    for_parts(all, "", [&](const auto& part, const char*) {
+    for_parts(all, names_of_memory, [&](const auto& part, const char*) {
       const view<const typename std::remove_cvref_t<decltype(part)>::value_type, 4> source = part;
       copy_rows(source[from], 0, count, part, to, 0);
     });
@@ -354,12 +367,12 @@ class cache_rows {
              const settings& values)
       : heads_(shape.heads), keys_(k, shape.features, keys), values_(v, shape.value_features, values) {
     const row_axes axes{shape.entries, shape.heads, shape.slots, "slots, as the cache"};
-    check_stored(check, k, "k", axes, keys, shape.features);
-    check_stored(check, v, "v", axes, values, shape.value_features);
-    for_parts(k, "k", [&](const auto& part, const char* name) { check.output(part, name); });
-    for_parts(v, "v", [&](const auto& part, const char* name) {
+    check_stored(check, k, names_of_k, axes, keys, shape.features);
+    check_stored(check, v, names_of_v, axes, values, shape.value_features);
+    for_parts(k, names_of_k, [&](const auto& part, const char* name) { check.output(part, name); });
+    for_parts(v, names_of_v, [&](const auto& part, const char* name) {
       check.output(part, name);
-      for_parts(k, "k",
+      for_parts(k, names_of_k,
                 [&](const auto& key_part, const char* key_name) { check.no_overlap(part, name, key_part, key_name); });
     });
   }
@@ -369,12 +382,12 @@ class cache_rows {
   void check_new(const checker& check, index_t batch, const new_rows<Rows, Rank>& k,
                  const new_rows<Rows, Rank>& v) const {
     const index_t rows = rows_of(k);
-    keys_.check_new(check, k, "k", {batch, heads_, rows, "T, as k"});
-    values_.check_new(check, v, "v", {batch, heads_, rows, "T, as k"});
-    keys_.check_apart(check, k, "k");
-    keys_.check_apart(check, v, "v");
-    values_.check_apart(check, k, "k");
-    values_.check_apart(check, v, "v");
+    keys_.check_new(check, k, names_of_k, {batch, heads_, rows, "T, as k"});
+    values_.check_new(check, v, names_of_v, {batch, heads_, rows, "T, as k"});
+    keys_.check_apart(check, k, names_of_k);
+    keys_.check_apart(check, v, names_of_v);
+    values_.check_apart(check, k, names_of_k);
+    values_.check_apart(check, v, names_of_v);
   }
 
   /// T, the number of rows for each sequence.
