@@ -14,9 +14,9 @@ template <element T, class A = default_arch>
 index_t softmax_top_keys_scratch_bytes(index_t features, index_t most,
                                        const std::type_identity_t<softmax_statistics_options<T>>& options = {}) {
   using emit = detail::top_key_writer<accumulator_t<T>, A>;
-  const typename emit::request request{{nullptr, {0, 0, 0, most}}, {}};
-  return detail::scratch_total(detail::row_worker_bytes<emit, T, A>(features, static_cast<bool>(options.bias), request),
-                               detail::resolve(options.executor).concurrency);
+  return detail::scratch_total(
+      detail::row_worker_bytes<emit, T, A>(features, static_cast<bool>(options.bias), {{nullptr, {0, 0, 0, most}}, {}}),
+      detail::resolve(options.executor).concurrency);
 }
 
 namespace detail {
@@ -38,8 +38,7 @@ void softmax_top_keys_on(view<const S, 4> q, view<const S, 4> k, view<const accu
   check_statistic(check, weights, "weights", call);
   check_statistic(check, indices, "indices", call, weights);
   if (weights.extent(3) == 0) return;
-  run_rows<A, emit>(check, call, rows, typename emit::request{weights, indices}, options.scratch,
-                    resolve(options.executor));
+  run_rows<A, emit>(check, call, rows, {weights, indices}, options.scratch, resolve(options.executor));
 }
 
 }  // namespace detail
