@@ -320,7 +320,8 @@ class row_statistics_writer {
   void finish() noexcept {
     for (int i = 0; i < at_.count; ++i) {
       const bool seen = sum_[i] != T(0);
-      const T largest = seen ? std::exp2(top_[i]) : T(0);
+      // A sum that is NaN has no largest weight.
+      const T largest = seen ? (std::isnan(sum_[i]) ? sum_[i] : std::exp2(top_[i])) : T(0);
       const auto write = [&](const auto& to, auto value) {
         if (to) to(at_.batch, at_.head, at_.entry + i) = value;
       };
