@@ -59,7 +59,7 @@ void softmax_top_keys_on(view<const S, 4> q, view<const S, 4> k, view<const accu
 /// Legal edges: R = 0, M = 0, K = 0; a row that sees fewer than K keys ends with weight 0 and index -1. Excluded keys
 /// are never among them whatever they hold, nor are keys whose score is NaN. Scores are compared, so keys whose weights
 /// are too small for their type are in order too.
-/// Cost: O(R M D) per head for what the mask leaves, and O(K) for each key that is among the K largest so far: a few for
+/// Cost: O(R M D) per head for what the mask leaves, and O(K) for each key that is among the K largest so far: few of
 /// random scores, all where scores rise from key to key. Rows share work as in softmax_weights. Scratch O(D + K) a
 /// worker (softmax_top_keys_scratch_bytes): options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads.
