@@ -35,7 +35,6 @@ struct statistics_call {
   using T = accumulator_t<S>;
 
   view<const S, 4> q;     // [B,H,N,D]
-  view<const S, 4> k;     // [B,G,M,D]
   view<const T, 3> lse;   // [B,H,N]
   view<const S, 4> bias;  // broadcast to [B,H,N,M], or empty
   double scale;
@@ -44,7 +43,7 @@ struct statistics_call {
   score_chain<Mods...> chain;
 
   sequence_span queries(index_t sequence) const noexcept { return span_of(cu_q, sequence, q.extent(2)); }
-  sequence_span keys(index_t sequence) const noexcept { return span_of(cu_k, sequence, k.extent(2)); }
+  sequence_span keys(index_t sequence) const noexcept { return span_of(cu_k, sequence, segment.k.extent(2)); }
   /// Rows that sequences own.
   index_t owned_queries() const noexcept { return cu_q ? cu_q.at(cu_q.size() - 1) : q.extent(2); }
   /// Of the queries, where they meet keys.
@@ -83,7 +82,6 @@ auto check_statistics(const checker& check, const view<const S, 4>& q, const vie
                                                    1};
   const auto with = [&]<class... ScoreMods>(const score_chain<ScoreMods...>& chain) {
     return statistics_call<S, mask_type, ScoreMods...>{q,
-                                                       k,
                                                        lse,
                                                        bias,
                                                        options.scale.or_default(1 / std::sqrt(double(q.extent(3)))),
@@ -99,7 +97,7 @@ auto check_statistics(const checker& check, const view<const S, 4>& q, const vie
 template <class Output, class Call, class... Others>
 HEED_COLD void check_statistic(const checker& check, const Output& output, const char* name, const Call& call,
                                const Others&... others) {
-  check_aliasing(check, output, name, call.q, call.k, call.lse, call.bias, others...);
+  check_aliasing(check, output, name, call.q, call.segment.k, call.lse, call.bias, others...);
 }
 
 /// Scratch of one worker, beside what an operator keeps for itself.

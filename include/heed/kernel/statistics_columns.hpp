@@ -106,7 +106,7 @@ class column_run {
   using shape = tile_shape<T, A>;
 
   column_run(const Call& call, const softmax_column_request<S>& to) noexcept : call_(call), to_(to) {
-    const index_t heads = call.q.extent(1), groups = call.k.extent(1);
+    const index_t heads = call.q.extent(1), groups = call.segment.k.extent(1);
     const auto by_group = [&](const auto& output) { return output && output.extent(1) == groups; };
     // A task may have one head to itself unless some output asks for all that share a kv head.
     const bool together = by_group(to.sum) || by_group(to.max) || by_group(to.last_row);
@@ -118,7 +118,7 @@ class column_run {
     const index_t features = call_.q.extent(3);
     const bool bias = static_cast<bool>(call_.bias);
     const auto numbering = [&](index_t size) {
-      return task_numbering(call_.q.extent(0), units_, call_.k.extent(2), call_.cu_k, size);
+      return task_numbering(call_.q.extent(0), units_, call_.segment.k.extent(2), call_.cu_k, size);
     };
     const task_numbering tasks =
         numbering(rows_a_task<T, A>(numbering(shape::keys).count(), where.concurrency, shape::keys));
