@@ -12,8 +12,8 @@
 
 namespace reference {
 
-/// P = exp(z - lse) with the lse that the kernel is given, row and key numbers as in the tensors, and how large rounding
-/// errors may be, in units of the accumulator's roundoff u: with a = sqrt(D) A + 8 of softmax_result
+/// P = exp(z - lse) with the lse that the kernel is given, row and key numbers as in the tensors, and how large
+/// rounding errors may be, in units of the accumulator roundoff u: with a = sqrt(D) A + 8 of softmax_result
 ///     weights:  (a + sqrt(D) |lse_i|) P_ij       a product may start from -lse
 ///     distance: sum_j (a + sqrt(D) |lse_i| + sqrt(T)) P_ij |p - t_j|
 ///     entropy, of p = P divided by its sum over j:

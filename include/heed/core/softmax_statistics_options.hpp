@@ -43,7 +43,7 @@ struct softmax_row_request {
   view<accumulator, 3> entropy{};
   /// max_j P_j
   view<accumulator, 3> max{};
-  /// The key of that weight, the first of several; -1 where nothing is visible.
+  /// The key of that weight, the first of several; -1 where there is none.
   view<std::int32_t, 3> argmax{};
   /// sum_j P_j (p - t_j), p and t_j the positions of query and key: how far back the row looks.
   view<accumulator, 3> distance{};

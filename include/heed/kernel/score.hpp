@@ -207,8 +207,8 @@ bool finish_scores(T* scores, const T* bias, T* total, const T* start, tile_part
       if (common || !plain) z = fma(z, P(log2_e<T>), first);
       if (!common && masked) z = select(visible<T, A>(mask, at), z, P(excluded));
       if (common || weigh) {
-        // A logit far above the reference must show in the sum.
-        if constexpr (!exp2_saturates<T, A>) z = min(z, P(T(std::numeric_limits<T>::max_exponent - 2)));
+        // A logit far above the reference must show in the sum, and so must NaN.
+        if constexpr (!exp2_saturates<T, A>) z = min(P(T(std::numeric_limits<T>::max_exponent - 2)), z);
         z = exp2_bounded<precision::weight>(z);
         reached += z;
       } else {

@@ -41,7 +41,7 @@ class column_sums {
       T* const most = max_ + key * width;
       const P before = P::load_aligned(most);
       // NaN stays.
-      select((p > before) | (p != p), p, before).store_aligned(most);
+      select((p <= before) | !(before == before), before, p).store_aligned(most);
     });
   }
   /// `first_row`: that of lane 0.

@@ -75,15 +75,14 @@ HEED_COLD void check_chosen_extents(const checker& check, const Call& call, cons
 /// Scratch of one worker of run_rows.
 template <class Emit, class S, class A>
 struct row_workspace : statistics_workspace<S, A> {
-  template <class Request>
-  row_workspace(scratch_cursor& memory, index_t features, bool bias, const Request& request) noexcept
+  row_workspace(scratch_cursor& memory, index_t features, bool bias, const typename Emit::request& request) noexcept
       : statistics_workspace<S, A>(memory, features, bias), emit(memory, request) {}
 
   Emit emit;
 };
 
-template <class Emit, class S, class A, class Request>
-index_t row_worker_bytes(index_t features, bool bias, const Request& request) noexcept {
+template <class Emit, class S, class A>
+index_t row_worker_bytes(index_t features, bool bias, const typename Emit::request& request) noexcept {
   scratch_cursor count(nullptr);
   row_workspace<Emit, S, A>(count, features, bias, request);
   return round_up(count.used(), cache_line);
@@ -92,8 +91,8 @@ index_t row_worker_bytes(index_t features, bool bias, const Request& request) no
 /// Runs a checked call. A worker's `Emit` is told of some rows (begin), is handed their weights or logarithms in the
 /// `form` it wants, part by part (take), and writes what it made of them (finish). Rows that see nothing are begun and
 /// finished.
-template <class A, class Emit, class Call, class Request>
-void run_rows(const checker& check, const Call& call, const integer_list& list, const Request& request,
+template <class A, class Emit, class Call>
+void run_rows(const checker& check, const Call& call, const integer_list& list, const typename Emit::request& request,
               scratch_view scratch, const executor_ref& where) {
   using S = typename Call::storage_type;
   using T = accumulator_t<S>;
@@ -321,7 +320,8 @@ class row_statistics_writer {
   void finish() noexcept {
     for (int i = 0; i < at_.count; ++i) {
       const bool seen = sum_[i] != T(0);
-      const T largest = seen ? std::exp2(top_[i]) : T(0);
+      // A sum that is NaN has no largest weight.
+      const T largest = seen ? (std::isnan(sum_[i]) ? sum_[i] : std::exp2(top_[i])) : T(0);
       const auto write = [&](const auto& to, auto value) {
         if (to) to(at_.batch, at_.head, at_.entry + i) = value;
       };

@@ -118,7 +118,10 @@ TEST_CASE("a NaN query reaches its own row and exactly the keys that it sees") {
     p.q(0, 0, poisoned, 3) = support::quiet_nan<float>;
     solve<float>(p, {}, heed::causal{});
     bool right = true;
-    for (index_t i = 0; i < 150; ++i) right = right && std::isnan(p.entropy(0, 0, i)) == (i == poisoned);
+    for (index_t i = 0; i < 150; ++i) {
+      right = right && std::isnan(p.entropy(0, 0, i)) == (i == poisoned);
+      right = right && std::isnan(p.max(0, 0, i)) == (i == poisoned);
+    }
     for (index_t j = 0; j < 150; ++j) {
       right = right && std::isnan(p.head_sum(0, 0, j)) == (j <= poisoned);
       right = right && std::isnan(p.group_max(0, 0, j)) == (j <= poisoned);

@@ -68,16 +68,16 @@ void softmax_column_statistics_on(view<const S, 4> q, view<const S, 4> k, view<c
 /// mods               those of the forward call
 ///
 /// An output [B,G,M] is about all rows of the H / G heads that share a kv head. Rows of weight 0 take no part, nor cost
-/// anything where a whole tile of them follows one another: w = 1 for the last rows, else 0, is a window of observation.
+/// anything where a whole tile of them follows one another: w = 1 for the last rows and 0 else observes those.
 /// In a packed batch rows are numbered as in the tensors, and keys past the last offset are left as they are.
 /// Legal edges: N = 0, M = 0, keys that nobody sees (0, 0, -1); rows that see nothing (lse = -inf). Excluded pairs and
 /// rows of weight 0 take no part whatever their queries and keys hold.
 /// Cost: O(N M D) per head for what the mask leaves. Scratch O(D) a worker (softmax_column_statistics_scratch_bytes):
 /// options.scratch, or memory that the thread keeps.
-/// Deterministic: bit-equal for any executor and number of threads. A key's sum is owned by one task, which visits tiles
+/// Deterministic: bit-equal for any executor and number of threads. A key has one task, which visits tiles
 /// of rows in ascending order, and heads that are summed over likewise.
-/// Accuracy: error of sum below 2 u sum_i (a_i + sqrt(rows summed)) P_ij |w_i|, a_i = sqrt(D) (max|s| + |lse_i|) + 8, s the
-/// scaled products, u = 2^-24 (2^-53); of max as softmax_weights.
+/// Accuracy: error of sum below 2 u sum_i (a_i + sqrt(rows summed)) P_ij |w_i|, a_i = sqrt(D) (max|s| + |lse_i|) + 8, s
+/// the scaled products, u = 2^-24 (2^-53); of max as softmax_weights.
 /// Throws heed::invalid_argument before any write: all that softmax_forward throws for; extents that do not fit; a
 /// threshold that is negative or not finite.
 /// Paper: Zhang et al., H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large Language Models, 2023.

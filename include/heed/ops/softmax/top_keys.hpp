@@ -14,9 +14,9 @@ template <element T, class A = default_arch>
 index_t softmax_top_keys_scratch_bytes(index_t features, index_t most,
                                        const std::type_identity_t<softmax_statistics_options<T>>& options = {}) {
   using emit = detail::top_key_writer<accumulator_t<T>, A>;
-  const typename emit::request request{{nullptr, {0, 0, 0, most}}, {}};
-  return detail::scratch_total(detail::row_worker_bytes<emit, T, A>(features, static_cast<bool>(options.bias), request),
-                               detail::resolve(options.executor).concurrency);
+  return detail::scratch_total(
+      detail::row_worker_bytes<emit, T, A>(features, static_cast<bool>(options.bias), {{nullptr, {0, 0, 0, most}}, {}}),
+      detail::resolve(options.executor).concurrency);
 }
 
 namespace detail {
@@ -38,8 +38,7 @@ void softmax_top_keys_on(view<const S, 4> q, view<const S, 4> k, view<const accu
   check_statistic(check, weights, "weights", call);
   check_statistic(check, indices, "indices", call, weights);
   if (weights.extent(3) == 0) return;
-  run_rows<A, emit>(check, call, rows, typename emit::request{weights, indices}, options.scratch,
-                    resolve(options.executor));
+  run_rows<A, emit>(check, call, rows, {weights, indices}, options.scratch, resolve(options.executor));
 }
 
 }  // namespace detail
@@ -60,7 +59,7 @@ void softmax_top_keys_on(view<const S, 4> q, view<const S, 4> k, view<const accu
 /// Legal edges: R = 0, M = 0, K = 0; a row that sees fewer than K keys ends with weight 0 and index -1. Excluded keys
 /// are never among them whatever they hold, nor are keys whose score is NaN. Scores are compared, so keys whose weights
 /// are too small for their type are in order too.
-/// Cost: O(R M D) per head for what the mask leaves, and O(K) for each key that is among the K largest so far: a few for
+/// Cost: O(R M D) per head for what the mask leaves, and O(K) for each key that is among the K largest so far: few of
 /// random scores, all where scores rise from key to key. Rows share work as in softmax_weights. Scratch O(D + K) a
 /// worker (softmax_top_keys_scratch_bytes): options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads.
