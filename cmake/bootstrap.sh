@@ -142,14 +142,17 @@ test_everything() {
 
   # The first suite is the whole of it: all instruction sets of this machine in one binary, and the tests from outside.
   # The others repeat the part of it that their compiler or flags may change: the foundations, and of each operator the
-  # grid of shapes and the handling of memory.
+  # grid of shapes and the handling of memory, with instruction sets that kernels can tell apart.
   suite native -DHEED_MINILM_DIR=build/models/all-MiniLM-L6-v2
-  part='^(core|simd|kernel|mod)/|/(grid|poison|packed|rotary)_test'
-  suite clang "-DHEED_TEST_FILTER=$part" -DHEED_TEST_GRID=small -DHEED_BUILD_BENCH=OFF -DHEED_BUILD_EXAMPLES=OFF
-  suite asan "-DHEED_TEST_FILTER=$part" -DHEED_TEST_GRID=small
+  part='^(core|simd|kernel|mod)/|/(grid|poison|packed|backward_packed|rotary)_test'
+  lean="-DHEED_BUILD_BENCH=OFF -DHEED_BUILD_EXAMPLES=OFF -DHEED_TEST_GRID=small -DHEED_TEST_ARCHES=distinct"
+  # shellcheck disable=SC2086
+  suite clang "-DHEED_TEST_FILTER=$part" $lean
+  # shellcheck disable=SC2086
+  suite asan "-DHEED_TEST_FILTER=$part" $lean
   if [ "$machine" = x86_64 ]; then
     part='^(core|simd|kernel)/|/grid_test'
-    lean="-DHEED_BUILD_BENCH=OFF -DHEED_BUILD_EXAMPLES=OFF -DHEED_TEST_TOOLCHAIN=OFF -DHEED_TEST_GRID=small"
+    lean="$lean -DHEED_TEST_TOOLCHAIN=OFF"
     # shellcheck disable=SC2086
     suite baseline "-DHEED_TEST_FILTER=$part" $lean
     # shellcheck disable=SC2086

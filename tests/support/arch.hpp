@@ -1,7 +1,9 @@
-/// Runs a check for every instruction set that this binary was compiled for and this machine has.
+/// Runs a check for the instruction sets that this binary was compiled for and this machine has.
 #pragma once
 
 #include <heed/simd/arch.hpp>
+
+#include <type_traits>
 
 namespace support {
 
@@ -23,12 +25,34 @@ bool is_available(A) {
 }
 #endif
 
-/// f(A{}) for each of them, best first. Exceptions pass.
+/// Sets that kernels, which see packs alone, can tell from each other: by lanes, registers, and whether multiply-add
+/// and operations on integers are one instruction. What else sets differ by stays within packs.
+template <class A>
+inline constexpr bool is_distinct =
+#if HEED_XSIMD
+    std::is_same_v<A, xsimd::fma3<xsimd::avx2>> || std::is_same_v<A, xsimd::avx> || std::is_same_v<A, xsimd::sse2> ||
+#endif
+    std::is_same_v<A, heed::default_arch> || std::is_same_v<A, heed::portable>;
+
+/// f(A{}) for each distinct set, best first. Exceptions pass.
+template <class F>
+void for_each_distinct_arch(F f) {
+  heed::supported_arches::for_each([&](auto arch) {
+    if constexpr (is_distinct<decltype(arch)>)
+      if (is_available(arch)) f(arch);
+  });
+}
+
+/// f(A{}) for every set, best first; in a build with HEED_TEST_DISTINCT_ARCHES, for the distinct ones.
 template <class F>
 void for_each_arch(F f) {
+#if defined(HEED_TEST_DISTINCT_ARCHES)
+  for_each_distinct_arch(f);
+#else
   heed::supported_arches::for_each([&](auto arch) {
     if (is_available(arch)) f(arch);
   });
+#endif
 }
 
 }  // namespace support

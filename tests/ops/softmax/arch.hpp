@@ -1,4 +1,4 @@
-/// softmax_forward for every instruction set of this machine, through each of its paths.
+/// softmax_forward on the distinct instruction sets of this machine, through each of its paths.
 #pragma once
 
 #include "ops/softmax/option_rounds.hpp"
@@ -22,7 +22,7 @@ void check_arch() {
 
 template <class S>
 void check_every_arch() {
-  support::for_each_arch([](auto arch) { check_arch<S, decltype(arch)>(); });
+  support::for_each_distinct_arch([](auto arch) { check_arch<S, decltype(arch)>(); });
 }
 
 }  // namespace softmax_test
