@@ -36,7 +36,7 @@ constexpr float alibi_slope[8] = {0.5f, 0.25f, 0.125f, 0.0625f, 0.03125f, 0.0156
 
 template <class T>
 void add(const std::string& dtype, const std::string& label, const shape& s, bool causal, index_t left, auto call) {
-  bench::add("softmax/forward/" + dtype + "/" + label, s, [=](benchmark::State& state, int threads) {
+  bench::add(bench::name_of({"softmax/forward", dtype, label}), s, [=](benchmark::State& state, int threads) {
     problem<T> p(s);
     const double flops = 4.0 * static_cast<double>(s.batch * s.heads * s.d) * visible_pairs(s.n, causal, left);
     bench::sample<heed::accumulator_t<T>>(state, threads, flops, [&] { call(p, threads); });

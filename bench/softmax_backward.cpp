@@ -40,7 +40,7 @@ template <class T, class... Mods>
 void add(const std::string& dtype, const std::string& label, const shape& s, bool causal,
          const heed::softmax_backward_options<T>& options, const Mods&... mods) {
   const double n = static_cast<double>(s.n), pairs = causal ? n * (n + 1) / 2 : n * n;
-  bench::add("softmax/backward/" + dtype + "/" + label, s, [=](benchmark::State& state, int threads) {
+  bench::add(bench::name_of({"softmax/backward", dtype, label}), s, [=](benchmark::State& state, int threads) {
     problem<T> p(s);
     heed::softmax_forward(p.q, p.k, p.v, p.out, {.softcap = options.softcap, .lse = p.lse}, mods...);
     const double flops = 10.0 * static_cast<double>(s.batch * s.heads * s.d) * pairs;

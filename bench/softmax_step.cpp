@@ -34,7 +34,7 @@ index_t row_bytes(index_t features) {
 
 template <class Rows, class MakeCache>
 void add(const std::string& rows, const std::string& layout, const shape& s, const MakeCache& make) {
-  bench::add("softmax/step/" + rows + "/" + layout, s, [=](benchmark::State& state, int threads) {
+  bench::add(bench::name_of({"softmax/step", rows, layout}), s, [=](benchmark::State& state, int threads) {
     auto cache = make(s);
     // A piece at a time: the rows of all tokens in float would be as large as the largest cache.
     constexpr index_t piece = 1024;

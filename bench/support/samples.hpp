@@ -8,8 +8,10 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <random>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace bench {
@@ -41,6 +43,16 @@ struct problem {
   }
   heed::tensor<T, 4> q, k, v, out;
 };
+
+/// Parts of a name, with / between them.
+inline std::string name_of(std::initializer_list<std::string_view> parts) {
+  std::string name;
+  for (const std::string_view part : parts) {
+    if (!name.empty()) name += '/';
+    name += part;
+  }
+  return name;
+}
 
 /// Times call(), which does `work` units of work on `threads` threads, in every iteration of `state`. `peak(duration)`
 /// measures how many units a second the machine can do; `unit` names 1e9 of them.
@@ -81,7 +93,8 @@ template <class Run>
 void add(const std::string& name, const shape& s, const Run& run) {
   for (const int threads : {1, 2}) {
     std::string full = name;
-    for (const index_t part : {s.batch, s.heads, s.n, s.d, index_t(threads)}) full += "/" + std::to_string(part);
+    for (const index_t part : {s.batch, s.heads, s.n, s.d, index_t(threads)})
+      full = name_of({full, std::to_string(part)});
     benchmark::RegisterBenchmark(full.c_str(), [=](benchmark::State& state) { run(state, threads); })
         ->UseManualTime()
         ->Iterations(11)

@@ -244,6 +244,7 @@ class gradient_tile {
           given = to_logit.template modify<0, before>(to_logit.biased(z, added, true), at);
           logit = number::variable(to_logit.template modify<before, First>(given, at));
           logit = to_logit.template modify<First, int(sizeof...(Mods))>(logit, at);
+          to_logit.exclude(logit, added);
           z = plain ? logit.value : fma(logit.value, P(log2_e<T>), first);
         } else if (!plain) {
           logit = to_logit(logit, added, true, at);

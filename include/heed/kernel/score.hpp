@@ -121,7 +121,19 @@ class score_steps {
   template <class Number>
   HEED_INLINE Number operator()(Number z, const T* bias, bool careful,
                                 const basic_position<index_pack<T, A>>& at) const {
-    return modify<0, count>(biased(z, bias, careful), at);
+    if constexpr (count == 0) {
+      return biased(z, bias, careful);
+    } else {
+      Number result = modify<0, count>(biased(z, bias, careful), at);
+      exclude(result, bias);
+      return result;
+    }
+  }
+
+  /// Whatever score mods made of a score: a bias of -inf excludes its pair.
+  template <class Number>
+  HEED_INLINE void exclude(Number& z, const T* bias) const {
+    if (bias != nullptr) value_of(z) = excluded_by(P::load_aligned(bias), value_of(z));
   }
 
   /// The score before its first mod.
@@ -132,7 +144,7 @@ class score_steps {
       const P added = P::load_aligned(bias);
       P& sum = value_of(z);
       sum = fma(added, bias_factor_, sum);
-      if (careful) sum = select(added == P(-std::numeric_limits<T>::infinity()), added, sum);
+      if (careful) sum = excluded_by(added, sum);
     }
     return z;
   }
@@ -156,6 +168,10 @@ class score_steps {
 
  private:
   static constexpr int count = sizeof...(Mods);
+
+  HEED_INLINE static P excluded_by(P bias, P z) noexcept {
+    return select(bias == P(-std::numeric_limits<T>::infinity()), bias, z);
+  }
 
   template <class Number>
   static constexpr int variables_of = [] {

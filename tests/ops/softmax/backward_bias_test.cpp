@@ -3,8 +3,10 @@
 #include "support/catch.hpp"
 
 #include <heed/mod/masks.hpp>
+#include <heed/mod/score.hpp>
 
 #include <array>
+#include <cmath>
 #include <limits>
 
 using namespace softmax_test;
@@ -64,6 +66,24 @@ TEST_CASE("the gradient by a bias stands between softcap and score mods") {
   const index_t all[2][4] = {{2, 2, 70, 150}, {1, 2, 1, 150}};
   for (const auto& extents : all)
     check_bias<float>(s, extents, {.softcap = 3, .window_left = 60}, bent, [](auto x, auto) { return 2 * tanh(x); });
+}
+
+TEST_CASE("pairs whose bias is -inf have no gradient, whatever a score mod makes of them") {
+  backward_problem<float> p({1, 2, 1, 70, 150, 12, 8});
+  tensor<float, 4> bias({1, 1, 1, 150}), dbias({1, 1, 1, 150});
+  const tensor<float, 2> table({1, 301});
+  tensor<double, 2> gradients({1, 301});
+  for (index_t j = 0; j < 150; ++j) bias(0, 0, 0, j) = j % 3 == 1 ? float(-infinity) : 0.25f;
+  solve<float>(p, {.bias = bias, .dbias = dbias}, heed::softcap{1.5}, heed::relative_bias{table, gradients});
+  for (index_t j = 1; j < 150; j += 3) {
+    CHECK(dbias(0, 0, 0, j) == 0);
+    for (index_t d = 0; d < 12; ++d) CHECK(p.dk(0, 0, j, d) == 0);
+    for (index_t e = 0; e < 8; ++e) CHECK(p.dv(0, 0, j, e) == 0);
+  }
+  // The table's gradients are those of all pairs together, of which a row has none on the whole.
+  double sum = 0;
+  for (const double x : gradients) sum += x;
+  CHECK(std::fabs(sum) <= 1e-3);
 }
 
 TEST_CASE("the gradient by a bias without queries or keys is zero") {

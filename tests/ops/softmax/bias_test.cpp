@@ -1,6 +1,8 @@
 #include "ops/softmax/problem.hpp"
 #include "support/catch.hpp"
 
+#include <heed/mod/score.hpp>
+
 #include <limits>
 
 using namespace softmax_test;
@@ -63,6 +65,8 @@ TEMPLATE_TEST_CASE("a bias of -inf excludes pairs, and whole rows", "", float, d
     for (index_t e = 0; e < 20; ++e) CHECK(static_cast<double>(p.out(1, 2, i, e)) == 0);
   }
   CHECK(error_of<TestType>(p, {.softcap = 2, .bias = bias, .window_right = 0}) <= 1);
+  // Whatever a score mod makes of it.
+  CHECK(error_of<TestType>(p, {.bias = bias}, 1, heed::softcap{1.5}) <= 1);
 }
 
 TEST_CASE("a bias of one key column that is -inf everywhere leaves nothing") {
