@@ -1,4 +1,4 @@
-/// softmax_forward on the distinct instruction sets of this machine, through each of its paths.
+/// softmax_forward on the instruction sets of this machine, through each of its paths.
 #pragma once
 
 #include "ops/softmax/option_rounds.hpp"
@@ -21,7 +21,7 @@ void check_arch() {
 }
 
 template <class S>
-void check_every_arch() {
+void check_distinct_arches() {
   support::for_each_distinct_arch([](auto arch) { check_arch<S, decltype(arch)>(); });
 }
 

@@ -6,8 +6,8 @@
 
 using namespace softmax_test;
 
-TEMPLATE_TEST_CASE("softmax_step for every instruction set of this machine", "", float, heed::bfloat16) {
-  support::for_each_arch([](auto arch) {
+TEMPLATE_TEST_CASE("softmax_step for every distinct instruction set of this machine", "", float, heed::bfloat16) {
+  support::for_each_distinct_arch([](auto arch) {
     using A = decltype(arch);
     CAPTURE(A::name());
     for (const group& g : groups) {
