@@ -32,9 +32,11 @@ struct softmax_gradient_rows {
 /// One set of keys, and where their gradients go.
 template <class S, class Mask>
 struct softmax_gradient_segment {
+  using T = accumulator_t<S>;
   softmax_segment_rows<accumulator_t<S>, dense_keys<S>, Mask> rows;
-  view<S, 4> dk;  // [B,G,M,D], or [1,G,M,D] if all batch entries share the segment
-  view<S, 4> dv;  // [B,G,M,E] or [1,G,M,E]
+  view<S, 4> dk;             // [B,G,M,D], or [1,G,M,D] if all batch entries share the segment
+  view<S, 4> dv;             // [B,G,M,E] or [1,G,M,E]
+  view<T, 1> dlog_weight{};  // [H] or empty
 
   bool shared() const noexcept { return dk.extent(0) == 1 && rows.keys.k.extent(0) != 1; }
   /// Where the gradients of a sequence's keys lie in dk and dv.

@@ -105,6 +105,14 @@ class softmax_backward_run {
       };
       for_each_task(where, owners.count(), of_owner);
     }
+    for_each_segment_([&](const auto& segment) {
+      if (!segment.dlog_weight) return;
+      auto of_head = [&](index_t head, index_t worker) {
+        gradient_workspace<S, A> space = space_at(memory.data() + worker * share);
+        segment.dlog_weight[head] = weight_gradient(space, static_cast<int>(head), segment);
+      };
+      for_each_task(where, rows_.q.extent(1), of_head);
+    });
     if (rows_.dsink) {
       auto of_head = [&](index_t head, index_t) { rows_.dsink[head] = sink_gradient(static_cast<int>(head)); };
       for_each_task(where, rows_.q.extent(1), of_head);
@@ -354,23 +362,50 @@ class softmax_backward_run {
 
   template <int I, class Mod>
   void accumulate_head(gradient_workspace<S, A>& space, int head, const Mod& mod) const {
+    for_tiles(space, head, [&](const query_rows& at) {
+      for_each_segment_([&](const auto& segment) {
+        visit_pairs<I + 1>(space, at, segment,
+                           [&](T gradient, T score, const position& where) { mod.accumulate(gradient, score, where); });
+      });
+    });
+  }
+
+  /// The gradient by a segment's weight for a head: of all its logits, in double.
+  template <class Segment>
+  T weight_gradient(gradient_workspace<S, A>& space, int head, const Segment& segment) const {
+    double sum = 0;
+    for_tiles(space, head, [&](const query_rows& at) {
+      visit_pairs<sizeof...(Mods)>(space, at, segment, [&](T gradient, T, const position&) { sum += gradient; });
+    });
+    return static_cast<T>(sum);
+  }
+
+  /// Calls visit(queries) for the tiles of a head, each loaded first.
+  template <class Visit>
+  void for_tiles(gradient_workspace<S, A>& space, int head, const Visit& visit) const {
     for (index_t s = 0; s < partition_.sequences; ++s)
       for (index_t queries = rows_.queries(s).count, first = 0; first < queries; first += shape::queries) {
         const query_rows at{static_cast<int>(s), head, first,
                             static_cast<int>(std::min<index_t>(shape::queries, queries - first))};
         load_tile(space.tiles[0], s, head, first, at.count);
-        for_each_segment_([&](const auto& segment) {
-          visit_logits<I + 1>(space, at, segment, 0, all_blocks, [&](tile_place place, tile_part part) {
-            for (int j = part.first; j < part.first + part.count; ++j)
-              for (int lane = part.low * shape::width; lane < std::min(at.count, part.high * shape::width); ++lane) {
-                const T gradient = space.buffers.gradients[j * shape::queries + lane];
-                if (gradient == T(0)) continue;
-                mod.accumulate(gradient, space.buffers.scores[j * shape::queries + lane],
-                               position{place.b, place.h, place.query + lane, place.key + j});
-              }
-          });
-        });
+        visit(at);
       }
+  }
+
+  /// Calls visit(gradient, score, position) for the pairs of the loaded tile that have a gradient by what score mod
+  /// First - 1 gives, and what it was given.
+  template <int First, class Segment, class Visit>
+  void visit_pairs(gradient_workspace<S, A>& space, const query_rows& at, const Segment& segment,
+                   const Visit& visit) const {
+    visit_logits<First>(space, at, segment, 0, all_blocks, [&](tile_place place, tile_part part) {
+      for (int j = part.first; j < part.first + part.count; ++j)
+        for (int lane = part.low * shape::width; lane < std::min(at.count, part.high * shape::width); ++lane) {
+          const T gradient = space.buffers.gradients[j * shape::queries + lane];
+          if (gradient != T(0))
+            visit(gradient, space.buffers.scores[j * shape::queries + lane],
+                  position{place.b, place.h, place.query + lane, place.key + j});
+        }
+    });
   }
 
   template <class Segment>

@@ -134,14 +134,22 @@ HEED_COLD void check_key_gradients(const checker& check, const view<const S, 4>&
   }
 }
 
+/// An output [H], if there is one.
+template <class S, class T>
+HEED_COLD void check_head_gradient(const checker& check, const view<const S, 4>& q, const view<T, 1>& gradient,
+                                   const char* name) {
+  if (!gradient) return;
+  check.extent(gradient, name, 0, q.extent(1), "H, as q");
+  check.require(distinct_elements(gradient), name, "an output whose elements are distinct",
+                "strides that make them overlap");
+}
+
 template <class S, class T>
 HEED_COLD void check_sink_gradient(const checker& check, const view<const S, 4>& q, const view<const T, 1>& sink,
                                    const view<T, 1>& dsink) {
   if (!dsink) return;
   check.require(static_cast<bool>(sink), "options.dsink", "none without a sink", "an output");
-  check.extent(dsink, "options.dsink", 0, q.extent(1), "H, as q");
-  check.require(distinct_elements(dsink), "options.dsink", "an output whose elements are distinct",
-                "strides that make them overlap");
+  check_head_gradient(check, q, dsink, "options.dsink");
 }
 
 template <class S>

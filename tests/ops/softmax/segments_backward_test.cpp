@@ -26,11 +26,14 @@ struct backward_segmented : segmented<backward_problem<S>> {
       const index_t batch = this->k[n].extent(0), M = this->k[n].extent(2);
       dks.push_back(tensor<S, 4>::full({batch, s.G, M, s.D}, support::quiet_nan<S>));
       dvs.push_back(tensor<S, 4>::full({batch, s.G, M, s.E}, support::quiet_nan<S>));
+      dlog_weights.push_back(tensor<T, 1>::full({s.H}, support::quiet_nan<T>));
     }
-    for (std::size_t n = 0; n < dks.size(); ++n) gradients.push_back({dks[n], dvs[n]});
+    for (std::size_t n = 0; n < dks.size(); ++n) gradients.push_back({dks[n], dvs[n], dlog_weights[n]});
   }
 
+  using T = heed::accumulator_t<S>;
   std::vector<tensor<S, 4>> dks, dvs;
+  std::vector<tensor<T, 1>> dlog_weights;
   std::vector<softmax_segment_gradients<S>> gradients;
 };
 
@@ -47,6 +50,7 @@ void solve_segments(backward_segmented<S>& p, const std::vector<softmax_segment<
 template <class S, class Mask>
 double segments_error(const backward_segmented<S>& p, const std::vector<softmax_segment<S, Mask>>& segments,
                       const softmax_backward_options<S>& options) {
+  using T = heed::accumulator_t<S>;
   const auto expected = reference::softmax_segments_backward<S>(p.q, definition_of(segments), p.dout, options.dlse,
                                                                 arguments_of<S>(options));
   double worst = worst_gradient<S, 4>(p.dq, expected.call.dq, expected.call.dq_noise);
@@ -54,8 +58,8 @@ double segments_error(const backward_segmented<S>& p, const std::vector<softmax_
     const auto& e = expected.segments[n];
     worst = worse(worst, worst_gradient<S, 4>(p.dks[n], e.dk, e.dk_noise));
     worst = worse(worst, worst_gradient<S, 4>(p.dvs[n], e.dv, e.dv_noise));
+    worst = worse(worst, worst_gradient<T, 1>(p.dlog_weights[n], e.dlog_weight, e.dlog_weight_noise));
   }
-  using T = heed::accumulator_t<S>;
   if (options.sink) worst = worse(worst, worst_gradient<T, 1>(p.dsink, expected.call.dsink, expected.call.dsink_noise));
   return worst;
 }
@@ -148,10 +152,26 @@ TEMPLATE_TEST_CASE("gradients of segments are bit-equal whoever runs the tasks, 
     for (std::size_t n = 0; n < p.k.size(); ++n) {
       CHECK(same_bits<S, 4>(p.dks[n], alone.dks[n]));
       CHECK(same_bits<S, 4>(p.dvs[n], alone.dvs[n]));
+      CHECK(same_bits<heed::accumulator_t<S>, 1>(p.dlog_weights[n], alone.dlog_weights[n]));
       CHECK(all_finite(p.dks[n]));
     }
     for (std::size_t i = memory.size() - 64; i < memory.size(); ++i) CHECK(memory[i] == 0xff);
   }
+}
+
+TEST_CASE("the gradient by a weight is that by what a score mod adds to the segment") {
+  backward_segmented<float> p({2, 4, 2, 45, 1, 16, 20});
+  const auto segments = p.segments<heed::causal>();
+  const auto added = tensor<double, 1>::full({1}, 0.25);
+  tensor<double, 1> expected({1});
+  double sum = 0;
+  const auto bent = [](auto s, auto) { return 2 * tanh(s); };
+  const auto add = heed::with_parameters<1>([](auto s, auto, const auto& a) { return s + a[0]; }, added, expected);
+  solve_segments(p, segments, {.dlse = p.dlse}, bent, add);
+  for (const auto& of_segment : p.dlog_weights)
+    for (const float gradient : of_segment) sum += static_cast<double>(gradient);
+  CHECK(std::fabs(sum - expected(0)) <= 1e-4 * (1 + std::fabs(expected(0))));
+  CHECK(std::fabs(expected(0)) >= 1e-2);
 }
 
 TEST_CASE("gradients of packed segments") {
@@ -190,6 +210,10 @@ TEST_CASE("softmax_segments_backward rejects what it cannot work on, before writ
   rejects(wrong, {}, "gradients[2].dk.extent(2): expected 140 (as k), got 33");
   wrong[2] = {heed::view<float, 4>(p.k[2].data(), {2, 2, 140, 16}), p.dvs[2]};
   rejects(wrong, {}, "gradients[2].dk: expected no overlap");
+  wrong[2] = {p.dks[2], p.dvs[2], p.dlog_weights[2].all().slice(0, 0, 3)};
+  rejects(wrong, {}, "gradients[2].dlog_weight.extent(0): expected 4 (H, as q), got 3");
+  wrong[2] = {p.dks[2], p.dvs[2], p.dlog_weights[1]};
+  rejects(wrong, {}, "gradients[2].dlog_weight: expected no overlap");
   rejects(p.gradients, {.window_left = 3}, "options.window_left");
   segments[1].options.blend = 0.5;
   rejects(p.gradients, {}, "segments[1].options.blend: expected none");

@@ -15,6 +15,8 @@ template <class T>
 struct softmax_segment_gradients {
   view<T, 4> dk;
   view<T, 4> dv;
+  /// [H]: gradient by log_weight, in which the segment's default counts as zeros. Default: not wanted.
+  view<accumulator_t<T>, 1> dlog_weight{};
 };
 
 namespace detail {
@@ -34,7 +36,8 @@ auto gradient_segments(const Segments& segments, const Gradients& gradients, ind
   return [&segments, &gradients, batch](const auto& f) {
     for_each_segment(segments, gradients, [&](const auto& segment, const auto& gradient, int) {
       using mask_type = std::remove_cvref_t<decltype(segment.mask)>;
-      f(softmax_gradient_segment<S, mask_type>{rows_of(segment, batch), gradient.dk, gradient.dv});
+      f(softmax_gradient_segment<S, mask_type>{rows_of(segment, batch), gradient.dk, gradient.dv,
+                                               gradient.dlog_weight});
     });
   };
 }
@@ -60,7 +63,7 @@ index_t softmax_segments_backward_scratch_bytes(const std::type_identity_t<view<
 ///
 /// With P_s,ij = exp(z_s,ij + a_s - lse_i), of visible pairs, and z_s and a_s as in softmax_segments_forward:
 ///     dz_s,ij = P_s,ij (dout_i . v_s,j - dout_i . out_i + dlse_i)
-/// and dq_i, which sums over all segments, dk_s and dv_s are those of softmax_backward.
+/// dq_i, which sums over all segments, dk_s and dv_s are those of softmax_backward, and da_s = sum_ij dz_s,ij.
 ///
 /// q         [B,H,N,D]  queries
 /// segments             as given to softmax_segments_forward; none may have a blend: such a segment has a softmax of
@@ -70,13 +73,13 @@ index_t softmax_segments_backward_scratch_bytes(const std::type_identity_t<view<
 /// dout      [B,H,N,E]  gradient by out
 /// dq        [B,H,N,D]  gradient by q, an output
 /// gradients            a contiguous range of softmax_segment_gradients, one for each segment: outputs, dk [B,G,M_s,D]
-///                      and dv [B,G,M_s,E], B = 1 where the segment's is
+///                      and dv [B,G,M_s,E], B = 1 where the segment's is, and dlog_weight [H] if wanted
 /// options              softmax_backward_options; what concerns keys belongs to the segments, and there is no bias
 /// mods                 score mods of the forward call, callable with heed::dual numbers
 ///
 /// Legal edges: no segments, empty segments; rows that see nothing have gradient 0.
-/// Cost: that of softmax_backward over all keys. Scratch as softmax_backward, and for a segment that all batch entries
-/// share a partial sum for each.
+/// Cost: that of softmax_backward over all keys; each dlog_weight takes 4 / 5 of a softmax_forward over its keys.
+/// Scratch as softmax_backward, and for a segment that all batch entries share a partial sum for each.
 /// Deterministic: bit-equal for any executor and number of threads.
 /// Accuracy: as softmax_backward.
 /// Throws heed::invalid_argument before any write, as softmax_backward and softmax_segments_forward; another number of
@@ -129,10 +132,16 @@ void softmax_segments_backward(std::type_identity_t<view<const element_of_t<DQ>,
       inputs_apart(gradient.dv, dv.c_str());
       detail::check_aliasing(check, gradient.dk, dk.c_str(), to, options.dsink);
       detail::check_aliasing(check, gradient.dv, dv.c_str(), to, options.dsink, gradient.dk);
+      const detail::text dlog_weight("gradients[%d].dlog_weight", number);
+      detail::check_head_gradient(check, q, gradient.dlog_weight, dlog_weight.c_str());
+      inputs_apart(gradient.dlog_weight, dlog_weight.c_str());
+      detail::check_aliasing(check, gradient.dlog_weight, dlog_weight.c_str(), to, options.dsink, gradient.dk,
+                             gradient.dv);
       for (int before = 0; before < number; ++before) {
         const auto& other = gradients.data()[before];
-        detail::check_aliasing(check, gradient.dk, dk.c_str(), other.dk, other.dv);
-        detail::check_aliasing(check, gradient.dv, dv.c_str(), other.dk, other.dv);
+        detail::check_aliasing(check, gradient.dk, dk.c_str(), other.dk, other.dv, other.dlog_weight);
+        detail::check_aliasing(check, gradient.dv, dv.c_str(), other.dk, other.dv, other.dlog_weight);
+        detail::check_aliasing(check, gradient.dlog_weight, dlog_weight.c_str(), other.dk, other.dv, other.dlog_weight);
       }
     });
 
