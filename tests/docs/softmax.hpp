@@ -1,3 +1,4 @@
+#include <heed/cache.hpp>
 #include <heed/softmax.hpp>
 
 #include <cstddef>
@@ -16,3 +17,8 @@ extern heed::tensor<std::int32_t, 4> top_keys;
 extern heed::tensor<std::int32_t, 3> argmax;
 extern std::vector<int> rows;
 extern heed::softmax_segment<float> prefix, own;
+extern heed::paged_sizes sizes;
+extern heed::paged_cache<heed::bfloat16> cache;
+extern heed::tensor<float, 3> prompt_k, prompt_v, other_k, other_v;
+extern heed::tensor<float, 4> prompts_q, prompts_out;
+extern std::vector<int> cu, lengths;

@@ -25,7 +25,7 @@ struct step_shape {
 
 /// scores[j * Rows + r] = q_r . k_j for `count` keys. Rows of queries are `pitch` apart; all rows hold `vectors`
 /// vectors.
-/// Writes whole register blocks, the last past its keys.
+/// Writes whole register blocks, the last past its keys. Scores have any alignment: those of a run within a block too.
 template <int Rows, class T, class A, class S>
 HEED_NOINLINE void dot_panel(const T* queries, index_t pitch, const S* keys, index_t stride, int count, index_t vectors,
                              T* scores) noexcept {
@@ -49,7 +49,7 @@ HEED_NOINLINE void dot_panel(const T* queries, index_t pitch, const S* keys, ind
       }
     }
 #pragma GCC unroll 8
-    for (int s = 0; s < shape::sums; s += P::lanes) sum_each<T, A>(sum + s).store_aligned(scores + j * Rows + s);
+    for (int s = 0; s < shape::sums; s += P::lanes) sum_each<T, A>(sum + s).store(scores + j * Rows + s);
   }
 }
 

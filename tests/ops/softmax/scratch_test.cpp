@@ -5,6 +5,7 @@
 #include "support/catch.hpp"
 #include "support/guarded.hpp"
 
+#include <heed/cache.hpp>
 #include <heed/mod/masks.hpp>
 
 #include <vector>
@@ -105,9 +106,40 @@ TEMPLATE_TEST_CASE("with scratch of the caller's a step allocates nothing, and N
   options.lse = lent.lse;
   options.scratch = {memory.data() + 1, bytes};
   heed::release_scratch();
-  CHECK(allocations_of([&] { heed::softmax_step(lent.q, lent.k, lent.v, lent.out, options, heed::causal{}); }) == 0);
+  CHECK(support::allocations_of(
+            [&] { heed::softmax_step(lent.q, lent.k, lent.v, lent.out, options, heed::causal{}); }) == 0);
   CHECK(same_result(lent, own));
   CHECK(std::all_of(memory.begin() + 1 + bytes, memory.end(), [](unsigned char x) { return x == 0xff; }));
+}
+
+TEMPLATE_TEST_CASE("over a cache, calls with scratch of the caller's allocate nothing, and NaN in it changes nothing",
+                   "", float, heed::bfloat16, heed::int4_rows) {
+  const shape s{2, 4, 2, 3, 300, 33, 20};
+  problem<float> own(s), lent(s);
+  heed::paged_cache<TestType> cache(
+      {.batch = 2, .kv_heads = 2, .pages = 50, .page_size = 13, .features = 33, .value_features = 20});
+  cache.append(own.k, own.v);
+  const auto check = [&](index_t bytes, auto options, const auto& call) {
+    options.lse = own.lse;
+    options.executor = heed::serial();
+    call(own, options);
+    std::vector<unsigned char> memory(static_cast<std::size_t>(bytes + 64), 0xff);
+    options.lse = lent.lse;
+    options.scratch = {memory.data() + 1, bytes};
+    heed::release_scratch();
+    CHECK(support::allocations_of([&] { call(lent, options); }) == 0);
+    CHECK(same_result(lent, own));
+    CHECK(std::all_of(memory.begin() + 1 + bytes, memory.end(), [](unsigned char x) { return x == 0xff; }));
+  };
+  const heed::softmax_step_options<float> step{.split = 64, .executor = heed::serial()};
+  check(heed::softmax_step_scratch_bytes<float>(own.q, cache, step), step, [&](problem<float>& p, const auto& options) {
+    heed::softmax_step(p.q, cache, p.out, options, heed::causal{});
+  });
+  const softmax_options<float> forward{.executor = heed::serial()};
+  check(heed::softmax_forward_scratch_bytes<float>(cache, forward), forward,
+        [&](problem<float>& p, const auto& options) {
+          heed::softmax_forward(p.q, cache, p.out, options, heed::causal{});
+        });
 }
 
 TEMPLATE_TEST_CASE("statistics allocate nothing with scratch of the caller's", "", float, heed::bfloat16) {
@@ -121,5 +153,5 @@ TEMPLATE_TEST_CASE("statistics allocate nothing with scratch of the caller's", "
   std::vector<unsigned char> memory(static_cast<std::size_t>(bytes), 0xff);
   options.scratch = {memory.data(), bytes};
   heed::release_scratch();
-  CHECK(allocations_of([&] { read_on<heed::default_arch, TestType>(p, options, heed::causal{}); }) == 0);
+  CHECK(support::allocations_of([&] { read_on<heed::default_arch, TestType>(p, options, heed::causal{}); }) == 0);
 }

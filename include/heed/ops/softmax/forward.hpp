@@ -18,6 +18,15 @@ index_t softmax_forward_scratch_bytes(index_t features, index_t value_features,
   return detail::scratch_total(share, detail::resolve(options.executor).concurrency);
 }
 
+/// The same over a cache. Depends besides on the format of its rows, not on what it holds.
+template <element T, class A = default_arch, key_value_cache C>
+index_t softmax_forward_scratch_bytes(const C& cache, const std::type_identity_t<softmax_options<T>>& options = {}) {
+  using source = typename detail::cached_keys<C>::source_type;
+  const index_t share = detail::softmax_worker_bytes<T, A>(
+      cache.features(), cache.value_features(), detail::converts_rows<source, accumulator_t<T>>, false, false);
+  return detail::scratch_total(share, detail::resolve(options.executor).concurrency);
+}
+
 namespace detail {
 
 /// softmax_forward for an instruction set of the caller's choice; tests run them all in one binary.
@@ -155,7 +164,7 @@ void softmax_forward(std::type_identity_t<view<const element_of_t<Out>, 4>> q,
 /// the cache has, with cu_seqlens_q alone.
 ///
 /// Scratch as softmax_forward, with copies of a block of keys and values if the cache holds other numbers than q's
-/// accumulator.
+/// accumulator (softmax_forward_scratch_bytes of the cache).
 /// Throws besides: a cache of another batch, head sizes or number of kv heads that does not divide H; a bias.
 template <key_value_cache C, writable<4> Out, class... Mods>
 void softmax_forward(std::type_identity_t<view<const element_of_t<Out>, 4>> q, const C& cache, Out&& out,
