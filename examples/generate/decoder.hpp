@@ -49,7 +49,7 @@ struct decoder {
   matrix hidden(const token_ids& tokens, const std::vector<std::int32_t>& positions, const Attend& attend) const {
     const auto count = static_cast<index_t>(tokens.size());
     matrix x(count, embedding.cols());
-    for (index_t i = 0; i < count; ++i) x.row(i) = embedding.row(tokens[static_cast<std::size_t>(i)]);
+    for (index_t i = 0; i < count; ++i) x.row(i) = embedding.row(tokens[i]);
     for (std::size_t number = 0; number < layers.size(); ++number) {
       const layer& l = layers[number];
       const matrix in = rms_norm(x, l.attention_norm);

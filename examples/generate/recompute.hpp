@@ -35,7 +35,7 @@ inline void recompute(const decoder& model, const completion& text, agreement& r
     index_t likeliest = 0;
     logits.row(i).maxCoeff(&likeliest);
     ++result.tokens;
-    result.same += likeliest == text.tokens[static_cast<std::size_t>(text.prompt_length + i)] ? 1 : 0;
+    result.same += likeliest == text.tokens[text.prompt_length + i] ? 1 : 0;
   }
 }
 

@@ -45,7 +45,7 @@ template <class Rows>
 class server {
  public:
   server(const decoder& model, const server_settings& settings)
-      : model_(model), settings_(settings), slots_(static_cast<std::size_t>(settings.slots)) {
+      : model_(model), settings_(settings), slots_(settings.slots) {
     for (const layer& l : model.layers)
       caches_.emplace_back(heed::paged_sizes{.batch = settings.slots,
                                              .kv_heads = l.kv_heads,
@@ -87,15 +87,14 @@ class server {
   }
 
   static index_t common_prefix(const token_ids& a, const token_ids& b) {
-    const std::size_t most = std::min(a.size(), b.size());
-    return std::mismatch(a.begin(), a.begin() + static_cast<std::ptrdiff_t>(most), b.begin()).first - a.begin();
+    return std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
   }
 
   /// Fills free slots with waiting prompts, in their order, and reads these.
   void admit() {
     for (;;) {
       texts fresh(slots_.size());
-      for (std::size_t b = 0; b < slots_.size() && !waiting_.empty(); ++b) {
+      for (index_t b = 0; b < settings_.slots && !waiting_.empty(); ++b) {
         if (slots_[b] != nullptr) continue;
         // Pages that are about to be filled can be shared once they are.
         if (shares_a_page(fresh, waiting_.front()->tokens)) break;
@@ -116,19 +115,19 @@ class server {
 
   /// Slot b begins with the longest prefix that a text has in the caches. The last token of the prompt is read anyhow:
   /// what comes next is said by its row.
-  void share_prefix(std::size_t b, const texts& fresh) {
+  void share_prefix(index_t b, const texts& fresh) {
     completion& text = *slots_[b];
-    std::size_t from = b;
-    for (std::size_t other = 0; other < slots_.size(); ++other) {
+    index_t from = b;
+    for (index_t other = 0; other < settings_.slots; ++other) {
       if (slots_[other] == nullptr || slots_[other] == fresh[other]) continue;
-      const index_t common = std::min({common_prefix(slots_[other]->tokens, text.tokens), text.prompt_length - 1,
-                                       caches_.front().end(static_cast<index_t>(other))});
+      const index_t common = std::min(
+          {common_prefix(slots_[other]->tokens, text.tokens), text.prompt_length - 1, caches_.front().end(other)});
       if (common <= text.shared) continue;
       text.shared = common;
       from = other;
     }
     if (from == b) return;
-    for (auto& cache : caches_) cache.fork(static_cast<index_t>(from), static_cast<index_t>(b), text.shared);
+    for (auto& cache : caches_) cache.fork(from, b, text.shared);
     cost_.shared += text.shared;
   }
 
@@ -140,7 +139,7 @@ class server {
     for (const completion* text : fresh) {
       if (text != nullptr)
         for (index_t t = text->shared; t < text->prompt_length; ++t) {
-          tokens.push_back(text->tokens[static_cast<std::size_t>(t)]);
+          tokens.push_back(text->tokens[t]);
           positions.push_back(static_cast<std::int32_t>(t));
         }
       offsets.push_back(static_cast<std::int32_t>(tokens.size()));
@@ -149,15 +148,15 @@ class server {
         tokens, positions, [&](std::size_t number, const matrix& q, const matrix& k, const matrix& v, matrix& out) {
           const layer& l = model_.layers[number];
           const auto all_k = heed::as_heads(k, l.kv_heads)[0], all_v = heed::as_heads(v, l.kv_heads)[0];  // [G,T,*]
-          for (std::size_t b = 0; b < fresh.size(); ++b)
-            caches_[number].append(static_cast<index_t>(b), all_k.slice(1, offsets[b], offsets[b + 1]),
+          for (index_t b = 0; b < settings_.slots; ++b)
+            caches_[number].append(b, all_k.slice(1, offsets[b], offsets[b + 1]),
                                    all_v.slice(1, offsets[b], offsets[b + 1]));
           heed::softmax_forward(heed::as_heads(q, l.heads), caches_[number], heed::as_heads(out, l.heads),
                                 {.cu_seqlens_q = offsets}, heed::causal{}, heed::alibi{l.slopes});
         });
-    matrix last(static_cast<index_t>(fresh.size()), x.cols());
-    for (std::size_t b = 0; b < fresh.size(); ++b)
-      if (fresh[b] != nullptr) last.row(static_cast<index_t>(b)) = x.row(offsets[b + 1] - 1);
+    matrix last = matrix::Zero(settings_.slots, x.cols());
+    for (index_t b = 0; b < settings_.slots; ++b)
+      if (fresh[b] != nullptr) last.row(b) = x.row(offsets[b + 1] - 1);
     cost_.prefilled += static_cast<index_t>(tokens.size());
     cost_.prefilling += clock::now() - start;
     choose(fresh, last);
@@ -167,9 +166,9 @@ class server {
   void step() {
     const auto start = clock::now();
     const texts running = slots_;
-    token_ids tokens(running.size(), boundary);
-    std::vector<std::int32_t> positions(running.size(), 0);
-    for (std::size_t b = 0; b < running.size(); ++b) {
+    token_ids tokens(slots_.size(), boundary);
+    std::vector<std::int32_t> positions(slots_.size(), 0);
+    for (index_t b = 0; b < settings_.slots; ++b) {
       if (running[b] == nullptr) continue;
       tokens[b] = running[b]->tokens.back();
       positions[b] = static_cast<std::int32_t>(running[b]->tokens.size()) - 1;
@@ -180,10 +179,8 @@ class server {
           const layer& l = model_.layers[number];
           const auto each_k = heed::as_heads(k, l.kv_heads, settings_.slots);  // [B,G,1,*]
           const auto each_v = heed::as_heads(v, l.kv_heads, settings_.slots);
-          for (std::size_t b = 0; b < running.size(); ++b) {
-            const auto sequence = static_cast<index_t>(b);
-            if (running[b] != nullptr) caches_[number].append(sequence, each_k[sequence], each_v[sequence]);
-          }
+          for (index_t b = 0; b < settings_.slots; ++b)
+            if (running[b] != nullptr) caches_[number].append(b, each_k[b], each_v[b]);
           heed::softmax_step(heed::as_heads(q, l.heads, settings_.slots), caches_[number],
                              heed::as_heads(out, l.heads, settings_.slots), {}, heed::alibi{l.slopes});
         });
@@ -195,17 +192,16 @@ class server {
   void choose(const texts& of, const matrix& x) {
     cost_.most_pages = std::max(cost_.most_pages, pages_in_use());
     const matrix logits = model_.logits(x);
-    for (std::size_t b = 0; b < of.size(); ++b) {
+    for (index_t b = 0; b < settings_.slots; ++b) {
       if (of[b] == nullptr) continue;
       completion& text = *of[b];
-      const auto row = static_cast<index_t>(b);
       index_t likeliest = 0;
-      logits.row(row).maxCoeff(&likeliest);
+      logits.row(b).maxCoeff(&likeliest);
       text.tokens.push_back(static_cast<token>(likeliest));
       text.logits.conservativeResize(text.logits.rows() + 1, vocabulary);
-      text.logits.bottomRows(1) = logits.row(row);
+      text.logits.bottomRows(1) = logits.row(b);
       if (!text.ended(settings_.most_tokens)) continue;
-      for (auto& cache : caches_) cache.free(row);
+      for (auto& cache : caches_) cache.free(b);
       slots_[b] = nullptr;
     }
   }

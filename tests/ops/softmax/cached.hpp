@@ -76,7 +76,28 @@ struct lent_rows {
   cache_test::pool<Rows> k, v;
 };
 
-/// The error of rows [first, last) of out and lse, [1,H,T,*], as the queries of sequence b.
+/// The lists of a paged cache as a table for paged_view.
+class page_lists {
+ public:
+  template <class Rows>
+  explicit page_lists(const heed::paged_cache<Rows>& cache) {
+    for (index_t b = 0; b < cache.batch(); ++b) {
+      const auto pages = cache.pages(b);
+      for (index_t i = 0; i < pages.extent(0); ++i) indices_.push_back(pages[i]);
+      indptr_.push_back(static_cast<std::int32_t>(indices_.size()));
+      last_page_len_.push_back(static_cast<std::int32_t>(cache.end(b) - (pages.extent(0) - 1) * cache.page_size()));
+    }
+  }
+  heed::page_table table() const { return {all(indptr_), all(indices_), all(last_page_len_)}; }
+
+ private:
+  static view<const std::int32_t, 1> all(const std::vector<std::int32_t>& list) {
+    return {list.data(), {static_cast<index_t>(list.size())}};
+  }
+  std::vector<std::int32_t> indptr_{0}, indices_, last_page_len_;
+};
+
+/// The error of out [1,H,N,E] and lse as the result of queries of sequence b.
 template <class Rows, class... Mods>
 double sequence_error(const cached_tokens<Rows>& tokens, std::size_t b, const view<const float, 4>& q,
                       const view<const float, 4>& out, const view<const float, 3>& lse,
@@ -154,6 +175,13 @@ void for_each_layout(const cached_tokens<Rows>& tokens, F f) {
                                   tokens.keys, tokens.values);
     tokens.append_to(cache, 7);
     f(cache, all_live);
+    // One format will do: the table is read alike for all.
+    if constexpr (std::is_same_v<Rows, heed::int8_rows>) {
+      const page_lists lists(cache);
+      f(heed::paged_view<Rows>({s.G, pages, page_size, s.D, s.E}, memory.k.memory(), memory.v.memory(), lists.table(),
+                               tokens.keys, tokens.values),
+        all_live);
+    }
     CHECK(memory.intact());
   }
 }

@@ -69,15 +69,9 @@ TEST_CASE("a step over a paged view is that over the cache whose table it has, a
     heed::softmax_step(second.q, other, second.out, {.lse = second.lse, .split = 64}, heed::causal{});
     CHECK(same_result(first, second));
 
-    std::vector<std::int32_t> indptr{0}, indices, last_page_len;
-    for (index_t b = 0; b < 3; ++b) {
-      for (index_t i = 0; i < cache.pages(b).extent(0); ++i) indices.push_back(cache.pages(b)[i]);
-      indptr.push_back(static_cast<std::int32_t>(indices.size()));
-      last_page_len.push_back(static_cast<std::int32_t>(cache.end(b) - (cache.pages(b).extent(0) - 1) * page_size));
-    }
-    const heed::paged_view<float> seen(
-        {s.G, pages, page_size, s.D, s.E}, memory.k.memory(), memory.v.memory(),
-        {{indptr.data(), {4}}, {indices.data(), {std::ssize(indices)}}, {last_page_len.data(), {3}}});
+    const page_lists lists(cache);
+    const heed::paged_view<float> seen({s.G, pages, page_size, s.D, s.E}, memory.k.memory(), memory.v.memory(),
+                                       lists.table());
     heed::softmax_step(third.q, seen, third.out, {.lse = third.lse, .split = 64}, heed::causal{});
     CHECK(same_result(first, third));
   }
