@@ -11,15 +11,20 @@ template <index_t Step>
 using fixed_step = std::integral_constant<index_t, Step>;
 using unit_step = fixed_step<1>;
 
+struct touch_nothing {
+  HEED_INLINE void operator()(const void*) const noexcept {}
+};
+
 /// acc[r][v] = init(r, v) + sum_{k < depth} a[r * row_step + k * depth_step] * b[k * pitch + v * lanes]
 ///
 /// then emit(r, v, acc). Scalars of `a` are broadcast from where they are, so `a` needs neither packing nor padding.
-/// Rows of `b` at a fixed pitch are aligned; others may be the caller's, of any alignment and storage type.
+/// Rows of `b` at a fixed pitch are aligned; others may be the caller's, of any alignment and storage type. touch(p) is
+/// called before the vector of `b` at p is read.
 /// Rows * Vectors accumulators must fit the registers, with Vectors + 1 to spare.
 template <int Rows, int Vectors, class T, class A, class RowStep, class DepthStep, class S, class Pitch, class Init,
-          class Emit>
+          class Emit, class Touch = touch_nothing>
 HEED_INLINE void outer_product(const T* a, RowStep row_step, DepthStep depth_step, const S* b, Pitch pitch,
-                               index_t depth, Init init, Emit emit) noexcept {
+                               index_t depth, Init init, Emit emit, Touch touch = {}) noexcept {
   using P = pack<T, A>;
   P acc[Rows][Vectors];
 #pragma GCC unroll 16
@@ -39,6 +44,7 @@ HEED_INLINE void outer_product(const T* a, RowStep row_step, DepthStep depth_ste
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
       const S* const from = b + k * pitch + v * P::lanes;
+      touch(from);
       if constexpr (std::is_same_v<Pitch, index_t>)
         bv[v] = keep_in_register(load_as<T, A>(from));
       else

@@ -188,17 +188,17 @@ class softmax_step_run {
     if (empty) return;
     const index_t features = rows_.q.extent(3), value_features = rows_.out.extent(3);
     const auto scores_of = [&](int r) { return space.scores + r * space.scores_of_row; };
-    for_whole_rows<keys_of, T, A>(source, first, count, features, space.copies, space.query_pitch,
-                                  [&](const auto* rows, index_t stride, int some, int row, row_scales scales) {
-                                    for_panels(at.count, [&](auto panel, int r) {
-                                      constexpr int together = decltype(panel)::value;
-                                      T* const scores = scores_of(r) + row * together;
-                                      dot_panel<together, T, A>(space.queries + r * space.query_pitch,
-                                                                space.query_pitch, rows, stride, some,
-                                                                vectors_of(features), scores);
-                                      scale_keys<together>(scores, some, scales);
-                                    });
-                                  });
+    for_whole_rows<keys_of, T, A>(
+        source, first, count, features, space.copies, space.query_pitch,
+        [&](const auto* rows, index_t stride, int some, int row, const auto* ahead, row_scales scales) {
+          for_panels(at.count, [&](auto panel, int r) {
+            constexpr int together = decltype(panel)::value;
+            T* const scores = scores_of(r) + row * together;
+            dot_panel<together, T, A>(space.queries + r * space.query_pitch, space.query_pitch, rows, stride, some,
+                                      r == 0 ? ahead : rows, vectors_of(features), scores);
+            scale_keys<together>(scores, some, scales);
+          });
+        });
     for_panels(at.count, [&](auto panel, int r) {
       constexpr int rows = decltype(panel)::value;
       T* const scores = scores_of(r);
@@ -209,7 +209,7 @@ class softmax_step_run {
     });
     for_whole_rows<values_of, T, A>(
         source, first, count, value_features, space.copies, space.value_pitch,
-        [&](const auto* rows, index_t stride, int some, int row, row_scales scales) {
+        [&](const auto* rows, index_t stride, int some, int row, const auto* ahead, row_scales scales) {
           for_panels(at.count, [&](auto panel, int r) {
             constexpr int together = decltype(panel)::value;
             T* const weights = scores_of(r) + row * together;
@@ -220,8 +220,8 @@ class softmax_step_run {
               weighted_sum_carefully<together, T, A>(weights, rows, stride, some, vectors_of(value_features), sums,
                                                      state.pitch);
             else
-              weighted_sum_panel<together, T, A>(weights, rows, stride, some, vectors_of(value_features), sums,
-                                                 state.pitch);
+              weighted_sum_panel<together, T, A>(weights, rows, stride, some, r == 0 ? ahead : rows,
+                                                 vectors_of(value_features), sums, state.pitch);
           });
         });
   }

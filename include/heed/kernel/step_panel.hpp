@@ -76,8 +76,8 @@ HEED_NOINLINE void weighted_sum_carefully(const T* weights, const S* values, ind
   for (int j = 0; j < count; ++j)
     for (int r = 0; r < Rows; ++r)
       if (weights[j * Rows + r] != T(0)) {
-        weighted_sum_panel<1, T, A>(weights + j * Rows + r, values + j * stride, stride, 1, vectors, sums + r * pitch,
-                                    pitch);
+        weighted_sum_panel<1, T, A>(weights + j * Rows + r, values + j * stride, stride, 1, values + j * stride,
+                                    vectors, sums + r * pitch, pitch);
       }
 }
 
@@ -107,24 +107,34 @@ struct step_workspace {
   T* bias;     // [key][lane]
 };
 
-/// Calls f(rows, stride, count, number of the first, scales) for rows [first, first + count), whose elements fill whole
-/// vectors: where they are if they do, else as copies.
+/// Calls f(rows, stride, count, number of the first, ahead, scales) for rows [first, first + count), whose elements
+/// fill whole vectors: where they are if they do, else as copies. `ahead` are the rows a block further, which memory
+/// should be asked for, or the same.
 template <class Which, class T, class A, class Source, class F>
 HEED_INLINE void for_whole_rows(const Source& source, index_t first, int count, index_t features, T* copies,
                                 index_t pitch, F f) {
+  constexpr int block = step_shape<T, A>::keys;
   const bool whole = features % lanes<T, A> == 0;
+  const auto ahead_of = [&](const auto& run, index_t row, auto get) {
+    return row + block < source.count ? get(row + block, std::min(run.count, source.count - row - block)).data
+                                      : run.data;
+  };
   if constexpr (row_source<Source>) {
     if (whole) {
-      for_runs<Which>(source, first, count, [&](const auto* rows, index_t stride, int some, int row) {
-        f(rows, stride, some, row, row_scales{});
-      });
+      for (int done = 0; done < count;) {
+        const auto get = [&](index_t row, index_t most) { return Which::run(source, row, most); };
+        const auto run = get(first + done, count - done);
+        f(run.data, run.stride, static_cast<int>(run.count), done, ahead_of(run, first + done, get), row_scales{});
+        done += static_cast<int>(run.count);
+      }
       return;
     }
   } else if constexpr (scaled_source<Source>) {
     if (whole && source.scaled()) {
       for (int done = 0; done < count;) {
-        const auto run = Which::scaled_run(source, first + done, count - done);
-        f(run.data, run.stride, static_cast<int>(run.count), done, run.scales);
+        const auto get = [&](index_t row, index_t most) { return Which::scaled_run(source, row, most); };
+        const auto run = get(first + done, count - done);
+        f(run.data, run.stride, static_cast<int>(run.count), done, ahead_of(run, first + done, get), run.scales);
         done += static_cast<int>(run.count);
       }
       return;
@@ -134,7 +144,7 @@ HEED_INLINE void for_whole_rows(const Source& source, index_t first, int count, 
   for (int done = 0; done < count; done += most) {
     const int some = std::min(most, count - done);
     load_rows<Which, T, A>(source, first + done, some, features, copies, pitch);
-    f(copies, pitch, some, done, row_scales{});
+    f(copies, pitch, some, done, copies, row_scales{});
   }
 }
 
