@@ -19,20 +19,27 @@ inline void* counted_memory(std::size_t bytes, std::size_t alignment) {
 
 }  // namespace support
 
-void* operator new(std::size_t bytes) { return support::counted_memory(bytes, alignof(std::max_align_t)); }
-void* operator new[](std::size_t bytes) { return support::counted_memory(bytes, alignof(std::max_align_t)); }
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+// Inlined on one side, g++ sees memory of aligned_alloc in the hands of operator delete, or that of operator new in those
+// of free, and warns.
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
+  return support::counted_memory(bytes, alignof(std::max_align_t));
+}
+[[gnu::noinline]] void* operator new[](std::size_t bytes) {
+  return support::counted_memory(bytes, alignof(std::max_align_t));
+}
+[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
   ++support::allocations;
   return std::malloc(bytes);
 }
-void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept { return operator new(bytes, std::nothrow); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
+[[gnu::noinline]] void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept {
+  return operator new(bytes, std::nothrow);
+}
+[[gnu::noinline]] void* operator new(std::size_t bytes, std::align_val_t alignment) {
   return support::counted_memory(bytes, static_cast<std::size_t>(alignment));
 }
-void* operator new[](std::size_t bytes, std::align_val_t alignment) {
+[[gnu::noinline]] void* operator new[](std::size_t bytes, std::align_val_t alignment) {
   return support::counted_memory(bytes, static_cast<std::size_t>(alignment));
 }
-// Inlined, g++ sees memory of operator new in the hands of free, and warns.
 [[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
 [[gnu::noinline]] void operator delete[](void* p) noexcept { std::free(p); }
 [[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }

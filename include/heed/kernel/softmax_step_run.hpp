@@ -167,69 +167,87 @@ class softmax_step_run {
     const index_t each = split_.keys(source.count, shape::keys);
     const index_t begin = std::max(part * each, (index_t(seen.begin) - keys_at) / shape::keys * shape::keys);
     const index_t end = std::min({(part + 1) * each, source.count, index_t(seen.end) - keys_at});
-    for (index_t first = begin; first < end; first += shape::keys)
-      attend_block(space, at, segment, source, first, static_cast<int>(std::min<index_t>(shape::keys, end - first)),
-                   queries_at, keys_at, state);
+    for (index_t first = begin; first < end; first += shape::keys) {
+      step_block block{first, static_cast<int>(std::min<index_t>(shape::keys, end - first)), queries_at,
+                       keys_at + static_cast<int>(first), chain_.plain() && !rows_.bias};
+      if (!sees(at, segment, block)) continue;
+      score(space, at, source, block);
+      for_panels(at.count, [&](auto panel, int r) {
+        constexpr int together = decltype(panel)::value;
+        T* const scores = scores_of(space, r);
+        if (!block.plain) finish<together>(space, at, r, segment, block, scores);
+        std::fill(scores + block.count * together, scores + round_up(block.count * together, shape::width),
+                  -std::numeric_limits<T>::infinity());
+        weigh_scores<together, T, A>(scores, block.count, vectors_of(rows_.out.extent(3)), from_row(state, r));
+      });
+      add_values(space, at, source, block, state);
+    }
   }
 
-  template <class Segment, class Source>
-  void attend_block(const step_workspace<T, A>& space, const step_rows& at, const Segment& segment,
-                    const Source& source, index_t first, int count, int queries_at, int keys_at,
-                    const step_state<T>& state) const {
-    const int key = keys_at + static_cast<int>(first);
-    bool empty = true, plain = chain_.plain() && !rows_.bias;
+  /// Whether any row sees any key of a block; if a row may not see all of them, the block is not plain.
+  template <class Segment>
+  static bool sees(const step_rows& at, const Segment& segment, step_block& block) {
+    bool any = false;
     for (int r = 0, some; r < at.count; r += some) {
       some = at.of_one_head(r, at.count - r);
-      const int query = queries_at + at.query(r);
-      const tile_class seen = segment.mask.classify(at.sequence, at.head(r), query, query + some, key, key + count);
-      empty = empty && seen == tile_class::empty;
-      plain = plain && seen == tile_class::full;
+      const int query = block.query + at.query(r);
+      const tile_class seen =
+          segment.mask.classify(at.sequence, at.head(r), query, query + some, block.key, block.key + block.count);
+      any = any || seen != tile_class::empty;
+      block.plain = block.plain && seen == tile_class::full;
     }
-    if (empty) return;
-    const index_t features = rows_.q.extent(3), value_features = rows_.out.extent(3);
-    const auto scores_of = [&](int r) { return space.scores + r * space.scores_of_row; };
+    return any;
+  }
+
+  static T* scores_of(const step_workspace<T, A>& space, int r) noexcept {
+    return space.scores + r * space.scores_of_row;
+  }
+
+  template <class Source>
+  void score(const step_workspace<T, A>& space, const step_rows& at, const Source& source,
+             const step_block& block) const noexcept {
+    const index_t features = rows_.q.extent(3);
     for_whole_rows<keys_of, T, A>(
-        source, first, count, features, space.copies, space.query_pitch,
+        source, block.first, block.count, features, space.copies, space.query_pitch,
         [&](const auto* rows, index_t stride, int some, int row, const auto* ahead, row_scales scales) {
           for_panels(at.count, [&](auto panel, int r) {
             constexpr int together = decltype(panel)::value;
-            T* const scores = scores_of(r) + row * together;
+            T* const scores = scores_of(space, r) + row * together;
             dot_panel<together, T, A>(space.queries + r * space.query_pitch, space.query_pitch, rows, stride, some,
                                       r == 0 ? ahead : rows, vectors_of(features), scores);
             scale_keys<together>(scores, some, scales);
           });
         });
-    for_panels(at.count, [&](auto panel, int r) {
-      constexpr int rows = decltype(panel)::value;
-      T* const scores = scores_of(r);
-      if (!plain) finish_panel<rows>(space, at, r, segment, first, count, queries_at, key, scores);
-      std::fill(scores + count * rows, scores + round_up(count * rows, shape::width),
-                -std::numeric_limits<T>::infinity());
-      weigh_scores<rows, T, A>(scores, count, vectors_of(value_features), from_row(state, r));
-    });
+  }
+
+  template <class Source>
+  void add_values(const step_workspace<T, A>& space, const step_rows& at, const Source& source, const step_block& block,
+                  const step_state<T>& state) const noexcept {
+    const index_t features = rows_.out.extent(3);
+    const int vectors = vectors_of(features);
     for_whole_rows<values_of, T, A>(
-        source, first, count, value_features, space.copies, space.value_pitch,
+        source, block.first, block.count, features, space.copies, space.value_pitch,
         [&](const auto* rows, index_t stride, int some, int row, const auto* ahead, row_scales scales) {
           for_panels(at.count, [&](auto panel, int r) {
             constexpr int together = decltype(panel)::value;
-            T* const weights = scores_of(r) + row * together;
-            scale_keys<together>(weights, some, scales);
+            T* const weights = scores_of(space, r) + row * together;
+            T* const weights_end = weights + some * together;
             T* const sums = state.output + r * state.pitch;
+            scale_keys<together>(weights, some, scales);
             // Values of excluded pairs must not reach the result, not even times zero.
-            if (!plain && std::find(weights, weights + some * together, T(0)) != weights + some * together)
-              weighted_sum_carefully<together, T, A>(weights, rows, stride, some, vectors_of(value_features), sums,
-                                                     state.pitch);
+            if (!block.plain && std::find(weights, weights_end, T(0)) != weights_end)
+              weighted_sum_carefully<together, T, A>(weights, rows, stride, some, vectors, sums, state.pitch);
             else
-              weighted_sum_panel<together, T, A>(weights, rows, stride, some, r == 0 ? ahead : rows,
-                                                 vectors_of(value_features), sums, state.pitch);
+              weighted_sum_panel<together, T, A>(weights, rows, stride, some, r == 0 ? ahead : rows, vectors, sums,
+                                                 state.pitch);
           });
         });
   }
 
   /// Softcap, bias, mods and mask, for the rows of each head in turn: scores become logits.
   template <int Rows, class Segment>
-  void finish_panel(const step_workspace<T, A>& space, const step_rows& at, int panel, const Segment& segment,
-                    index_t first_key, int count, int queries_at, int key, T* scores) const {
+  void finish(const step_workspace<T, A>& space, const step_rows& at, int panel, const Segment& segment,
+              const step_block& block, T* scores) const {
     constexpr int pitch = step_workspace<T, A>::pitch;
     alignas(64) static constexpr T zeros[pitch] = {};
     alignas(64) T top[pitch];
@@ -237,17 +255,17 @@ class softmax_step_run {
       some = at.of_one_head(panel + r, std::min(Rows - r, at.count - panel - r));
       const int head = at.head(panel + r), query = at.query(panel + r);
       const int groups = (some + shape::width - 1) / shape::width;
-      for (int j = 0; j < count; ++j) {
+      for (int j = 0; j < block.count; ++j) {
         std::fill_n(space.tile + j * pitch, groups * shape::width, T(0));
         std::copy_n(scores + j * Rows + r, some, space.tile + j * pitch);
       }
       if (rows_.bias)
         load_bias<T, A>(bias_rows<S>{&rows_.bias(at.sequence, head, 0, 0), rows_.bias.stride(2), rows_.bias.stride(3)},
-                        query, some, first_key, count, space.bias);
+                        query, some, block.first, block.count, space.bias);
       std::fill_n(top, groups * shape::width, -std::numeric_limits<T>::infinity());
-      finish_scores<T, A>(space.tile, space.bias, top, zeros, {0, count, 0, groups},
-                          {at.sequence, head, queries_at + query, key}, true, false, true, segment.mask, chain_);
-      for (int j = 0; j < count; ++j) std::copy_n(space.tile + j * pitch, some, scores + j * Rows + r);
+      finish_scores<T, A>(space.tile, space.bias, top, zeros, {0, block.count, 0, groups},
+                          {at.sequence, head, block.query + query, block.key}, true, false, true, segment.mask, chain_);
+      for (int j = 0; j < block.count; ++j) std::copy_n(space.tile + j * pitch, some, scores + j * Rows + r);
     }
   }
 

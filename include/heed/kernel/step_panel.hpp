@@ -34,6 +34,15 @@ struct step_rows {
   int of_one_head(int r, int most) const noexcept { return std::min(most, queries - query(r)); }
 };
 
+/// Keys [first, first + count) of a source, and the positions of the first of them and of query 0. `plain`: their
+/// products are logits already, and none is hidden.
+struct step_block {
+  index_t first;
+  int count;
+  int query, key;
+  bool plain;
+};
+
 /// Makes the scores [key][row] of `Rows` rows weights relative to the references, which rise where scores do, and adds
 /// them to the sums. Places behind the last key must hold -inf.
 template <int Rows, class T, class A>
@@ -113,32 +122,24 @@ struct step_workspace {
 template <class Which, class T, class A, class Source, class F>
 HEED_INLINE void for_whole_rows(const Source& source, index_t first, int count, index_t features, T* copies,
                                 index_t pitch, F f) {
-  constexpr int block = step_shape<T, A>::keys;
-  const bool whole = features % lanes<T, A> == 0;
-  const auto ahead_of = [&](const auto& run, index_t row, auto get) {
-    return row + block < source.count ? get(row + block, std::min(run.count, source.count - row - block)).data
-                                      : run.data;
+  const auto for_runs_ahead = [&](auto get) {
+    for (int done = 0; done < count;) {
+      const auto run = get(first + done, count - done);
+      const index_t next = first + done + step_shape<T, A>::keys;
+      const auto* const ahead =
+          next < source.count ? get(next, std::min(run.count, source.count - next)).data : run.data;
+      row_scales scales;
+      if constexpr (requires { run.scales; }) scales = run.scales;
+      f(run.data, run.stride, static_cast<int>(run.count), done, ahead, scales);
+      done += static_cast<int>(run.count);
+    }
   };
+  const bool whole = features % lanes<T, A> == 0;
   if constexpr (row_source<Source>) {
-    if (whole) {
-      for (int done = 0; done < count;) {
-        const auto get = [&](index_t row, index_t most) { return Which::run(source, row, most); };
-        const auto run = get(first + done, count - done);
-        f(run.data, run.stride, static_cast<int>(run.count), done, ahead_of(run, first + done, get), row_scales{});
-        done += static_cast<int>(run.count);
-      }
-      return;
-    }
+    if (whole) return for_runs_ahead([&](index_t row, index_t most) { return Which::run(source, row, most); });
   } else if constexpr (scaled_source<Source>) {
-    if (whole && source.scaled()) {
-      for (int done = 0; done < count;) {
-        const auto get = [&](index_t row, index_t most) { return Which::scaled_run(source, row, most); };
-        const auto run = get(first + done, count - done);
-        f(run.data, run.stride, static_cast<int>(run.count), done, ahead_of(run, first + done, get), run.scales);
-        done += static_cast<int>(run.count);
-      }
-      return;
-    }
+    if (whole && source.scaled())
+      return for_runs_ahead([&](index_t row, index_t most) { return Which::scaled_run(source, row, most); });
   }
   constexpr int most = step_shape<T, A>::converted;
   for (int done = 0; done < count; done += most) {
