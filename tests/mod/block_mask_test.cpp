@@ -4,7 +4,7 @@
 #include <heed/mod/neighborhood.hpp>
 
 #include "mod/rectangles.hpp"
-#include "support/message.hpp"
+#include "support/refusal.hpp"
 
 #include <tuple>
 #include <vector>

@@ -3,7 +3,7 @@
 #include <heed/mod/masks.hpp>
 
 #include "mod/rectangles.hpp"
-#include "support/message.hpp"
+#include "support/refusal.hpp"
 
 #include <array>
 #include <cstdint>

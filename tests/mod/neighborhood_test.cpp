@@ -1,7 +1,7 @@
 #include <heed/mod/neighborhood.hpp>
 
 #include "mod/rectangles.hpp"
-#include "support/message.hpp"
+#include "support/refusal.hpp"
 
 #include <algorithm>
 

@@ -2,7 +2,7 @@
 #include <heed/mod/score.hpp>
 
 #include "support/catch.hpp"
-#include "support/message.hpp"
+#include "support/refusal.hpp"
 
 #include <algorithm>
 #include <array>

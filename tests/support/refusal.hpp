@@ -10,15 +10,20 @@
 
 namespace support {
 
-/// The call must throw heed::invalid_argument, name `operation`, say what it expected and got, and all of `parts`.
 template <class Call>
-void check_refusal(const char* operation, const std::vector<std::string>& parts, const Call& call) {
-  std::string said = "nothing was thrown";
+std::string message_of(const Call& call) {
   try {
     call();
   } catch (const heed::invalid_argument& error) {
-    said = error.what();
+    return error.what();
   }
+  return "no exception";
+}
+
+/// The call must throw heed::invalid_argument, name `operation`, say what it expected and got, and all of `parts`.
+template <class Call>
+void check_refusal(const char* operation, const std::vector<std::string>& parts, const Call& call) {
+  const std::string said = message_of(call);
   CAPTURE(said);
   CHECK(said.rfind(std::string("heed::") + operation + ": ", 0) == 0);
   CHECK(said.find("expected") != std::string::npos);

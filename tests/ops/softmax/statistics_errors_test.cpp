@@ -1,5 +1,6 @@
 #include "ops/softmax/statistics.hpp"
 #include "support/catch.hpp"
+#include "support/refusal.hpp"
 
 #include <array>
 #include <cmath>
@@ -52,18 +53,7 @@ void refuses(const operation& what, const std::function<void(call&)>& spoil, con
   call c;
   const statistics_problem<float> before = c.p;
   spoil(c);
-  std::string said = "nothing was thrown";
-  try {
-    what.run(c);
-  } catch (const heed::invalid_argument& error) {
-    said = error.what();
-  }
-  CAPTURE(said);
-  CHECK(said.rfind(std::string("heed::") + what.name + ": ", 0) == 0);
-  for (const std::string& part : parts) {
-    CAPTURE(part);
-    CHECK(said.find(part) != std::string::npos);
-  }
+  support::check_refusal(what.name, parts, [&] { what.run(c); });
   CHECK(same_statistics(c.p, before));
 }
 
