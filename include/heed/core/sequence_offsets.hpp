@@ -45,12 +45,14 @@ class integer_list {
 class sequence_offsets : public integer_list {
  public:
   using integer_list::integer_list;
+  HEED_INLINE constexpr sequence_offsets() noexcept = default;
 };
 
 /// Rows that count, of each sequence. `{}`: all.
 class sequence_lengths : public integer_list {
  public:
   using integer_list::integer_list;
+  HEED_INLINE constexpr sequence_lengths() noexcept = default;
 };
 
 HEED_END
