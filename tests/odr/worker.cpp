@@ -20,4 +20,11 @@ void attend(heed::view<const float, 4> q, heed::view<const float, 4> k, heed::vi
                         [](auto score, auto at) { return score - heed::to_real(score, at.q - at.kv); });
 }
 
+/// Only its symbols are looked at.
+void step(heed::view<const float, 4> q, heed::view<const float, 4> k, heed::view<const float, 4> v,
+          heed::view<float, 4> out) {
+  const int lengths[1] = {1};
+  heed::softmax_step(q, k, v, out, {.kv_lengths = {lengths, 1}}, heed::causal{});
+}
+
 }  // namespace odr::HEED_ODR_MACHINE

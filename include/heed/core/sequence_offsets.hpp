@@ -42,17 +42,9 @@ class integer_list {
 };
 
 /// S + 1 row offsets: sequence s owns rows [at(s), at(s + 1)). `{}`: not packed.
-class sequence_offsets : public integer_list {
- public:
-  using integer_list::integer_list;
-  HEED_INLINE constexpr sequence_offsets() noexcept = default;
-};
+using sequence_offsets = integer_list;
 
 /// Rows that count, of each sequence. `{}`: all.
-class sequence_lengths : public integer_list {
- public:
-  using integer_list::integer_list;
-  HEED_INLINE constexpr sequence_lengths() noexcept = default;
-};
+using sequence_lengths = integer_list;
 
 HEED_END
