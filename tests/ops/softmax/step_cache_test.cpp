@@ -98,3 +98,32 @@ TEST_CASE("a step over a cache refuses what does not fit it") {
   refuses(good, {.kv_offset = index_t(1) << 31}, {"options.kv_offset"});
   CHECK_NOTHROW(heed::softmax_step(p.q, good, p.out));
 }
+
+TEST_CASE("8-bit rows of whole vectors, which steps read where they are, count as their codes times their scales") {
+  constexpr index_t B = 2, H = 6, G = 2, N = 2, M = 150, D = 64, E = 32;
+  problem<float> p({B, H, G, N, M, D, E}), expected({B, H, G, N, M, D, E});
+  for (index_t j = 0; j < M; ++j)
+    for (index_t e = 0; e < E; ++e) p.v(1, 1, j, e) *= static_cast<float>(j % 7);
+  heed::contiguous_cache<heed::int8_rows> whole(
+      {.batch = B, .kv_heads = G, .capacity = M, .features = D, .value_features = E});
+  heed::paged_cache<heed::int8_rows> paged(
+      {.batch = B, .kv_heads = G, .pages = 20, .page_size = 16, .features = D, .value_features = E});
+  whole.append(p.k, p.v);
+  paged.append(p.k, p.v);
+  for (index_t b = 0; b < B; ++b)
+    for (index_t g = 0; g < G; ++g) {
+      const auto rows = whole.piece(b, g, 0);
+      rows.load_keys<float, heed::default_arch>(0, int(M), &expected.k(b, g, 0, 0), D);
+      rows.load_values<float, heed::default_arch>(0, int(M), &expected.v(b, g, 0, 0), E);
+    }
+  const auto error_of_step = [&](const auto& cache, auto... mods) {
+    heed::softmax_step(p.q, cache, p.out, {.lse = p.lse, .split = 64}, mods...);
+    expected.out = p.out;
+    expected.lse = p.lse;
+    expected.q = p.q;
+    return step_error<float>(expected, {}, 1, mods...);
+  };
+  CHECK(error_of_step(whole) <= 1);
+  CHECK(error_of_step(whole, heed::causal{}) <= 1);
+  CHECK(error_of_step(paged) <= 1);
+}
