@@ -41,7 +41,12 @@ class softmax_step_run {
     const index_t of_head = heads_ * queries();
     chunks_ = (of_head + most_rows - 1) / most_rows;
     rows_a_chunk_ = chunks_ == 0 ? 0 : round_up(std::min(of_head, most_rows), shape::rows);
-    for_each_segment([&](const auto& segment) { parts_ += parts_of(segment); });
+    index_t segments = 0;
+    for_each_segment([&](const auto& segment) {
+      ++segments;
+      parts_of_segment_ = std::max(parts_of_segment_, parts_of(segment));
+    });
+    parts_ = segments * parts_of_segment_;
   }
 
   index_t bytes(const executor_ref& where) const noexcept {
@@ -121,11 +126,9 @@ class softmax_step_run {
     std::fill_n(state.sum, rows_a_chunk_, T(0));
     std::fill_n(state.output, rows_a_chunk_ * state.pitch, T(0));
     load_queries(space, at);
-    index_t before = 0;
+    index_t number = 0;
     for_each_segment_([&](const auto& segment) {
-      const index_t parts = parts_of(segment);
-      if (part >= before && part < before + parts) attend_segment(space, at, segment, part - before, state);
-      before += parts;
+      if (number++ == part / parts_of_segment_) attend_segment(space, at, segment, part % parts_of_segment_, state);
     });
   }
 
@@ -319,7 +322,8 @@ class softmax_step_run {
   step_split split_;
   index_t kv_heads_, heads_ = 0;  // query heads a kv head
   index_t chunks_ = 0, rows_a_chunk_ = 0;
-  index_t parts_ = 0;  // of a sequence, over all segments
+  index_t parts_of_segment_ = 0;  // of the longest; others leave some of them empty
+  index_t parts_ = 0;             // of a sequence, over all segments
 };
 
 /// Scratch depends on neither softcap, masks nor mods.
