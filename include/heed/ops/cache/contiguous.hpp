@@ -2,7 +2,7 @@
 #pragma once
 
 #include <heed/core/setting.hpp>
-#include <heed/ops/cache/row_store.hpp>
+#include <heed/kernel/row_store.hpp>
 
 HEED_BEGIN
 

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <heed/core/setting.hpp>
-#include <heed/ops/cache/paged_view.hpp>
-#include <heed/ops/cache/row_store.hpp>
+#include <heed/kernel/page_walk.hpp>
+#include <heed/kernel/row_store.hpp>
 
 #include <algorithm>
 

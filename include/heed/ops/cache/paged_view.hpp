@@ -2,11 +2,10 @@
 #pragma once
 
 #include <heed/core/setting.hpp>
-#include <heed/ops/cache/row_store.hpp>
+#include <heed/kernel/page_walk.hpp>
+#include <heed/kernel/row_store.hpp>
 
-#include <algorithm>
 #include <cstdint>
-#include <limits>
 
 HEED_BEGIN
 
@@ -33,23 +32,6 @@ struct page_table {
 HEED_END
 
 HEED_ARCH_BEGIN
-namespace detail {
-
-struct paged_walk {
-  const std::int32_t* pages;
-  index_t page_size;
-  row_place operator()(index_t position, index_t most) const noexcept {
-    const index_t slot = position % page_size;
-    return {pages[position / page_size], slot, std::min(most, page_size - slot)};
-  }
-};
-
-inline void check_pool(const checker& check, index_t pages, index_t page_size) {
-  check.require(pages >= 0 && pages <= std::numeric_limits<std::int32_t>::max(), "sizes.pages", "0 to 2^31 - 1", pages);
-  check.require(page_size >= 1 && page_size <= most_tokens, "sizes.page_size", "1 to 2^30", page_size);
-}
-
-}  // namespace detail
 
 /// Keys and values of B sequences in pages of a pool, read through a table in compressed rows. Position p of sequence b
 /// is in slot p % page_size of page indices[indptr[b] + p / page_size].

@@ -3,8 +3,8 @@
 
 #include <heed/core/error.hpp>
 #include <heed/core/tensor.hpp>
+#include <heed/kernel/row_codec.hpp>
 #include <heed/kernel/source.hpp>
-#include <heed/ops/cache/codec.hpp>
 
 #include <cmath>
 #include <type_traits>

@@ -1,8 +1,8 @@
 /// Codes and the numbers they stand for.
 #pragma once
 
+#include <heed/core/row_formats.hpp>
 #include <heed/kernel/source.hpp>
-#include <heed/ops/cache/row_formats.hpp>
 #include <heed/simd/convert.hpp>
 
 #include <algorithm>
