@@ -1,5 +1,5 @@
 // Gates at the ends of their range, and sequences that are long.
-#include "ops/linear/problem.hpp"
+#include "ops/linear/gated.hpp"
 #include "support/catch.hpp"
 #include "support/grid.hpp"
 

@@ -1,27 +1,11 @@
 /// The shapes that gated linear attention goes through for one element type.
 #pragma once
 
-#include "ops/linear/problem.hpp"
+#include "ops/linear/gated.hpp"
+#include "ops/linear/grid.hpp"
 #include "support/catch.hpp"
-#include "support/grid.hpp"
-
-#include <vector>
 
 namespace linear_test {
-
-inline std::vector<index_t> lengths() {
-  if (support::small_grid()) return {0, 1, 17, 65};
-  return {0, 1, 2, 15, 16, 17, 63, 64, 65, 200};
-}
-inline constexpr index_t head_sizes[] = {1, 3, 7, 16, 33, 64};
-
-struct head_counts {
-  index_t heads, groups;
-};
-inline constexpr head_counts groupings[] = {{2, 2}, {4, 2}, {3, 1}, {1, 1}, {6, 3}};
-
-/// From gates near 0 to gates near 1.
-inline constexpr double taus[] = {0.1, 1, 16};
 
 /// check(problem, kind, round) for every length and pair of head sizes, with everything else in turn.
 template <class Problem, class Check>

@@ -1,4 +1,4 @@
-#include "ops/linear/problem.hpp"
+#include "ops/linear/gated.hpp"
 #include "support/catch.hpp"
 #include "support/guarded.hpp"
 

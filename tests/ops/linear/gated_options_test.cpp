@@ -1,5 +1,5 @@
 // Chunks, splits, offsets, directions and packed batches of gated linear attention.
-#include "ops/linear/problem.hpp"
+#include "ops/linear/gated.hpp"
 #include "support/catch.hpp"
 #include "support/guarded.hpp"
 
