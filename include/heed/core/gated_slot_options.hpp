@@ -62,6 +62,7 @@ struct gated_slot_backward_options {
 template <class T>
 struct gated_slot_step_options {
   setting<double> scale{};
+  scratch_view scratch{};
   executor_ref executor{};
 };
 

@@ -63,6 +63,7 @@ struct recurrence_backward_options {
 template <class T>
 struct recurrence_step_options {
   setting<double> scale{};
+  scratch_view scratch{};
   executor_ref executor{};
 };
 

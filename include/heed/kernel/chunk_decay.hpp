@@ -24,6 +24,14 @@ HEED_INLINE pack<T, A> gate_of(pack<T, A> log_gate) noexcept {
   return exp2_bounded<precision::full>(log_gate * pack<T, A>(log2_e<T>));
 }
 
+/// The gates of a vector of features of token t, from rows of log gates.
+template <class A, class T>
+auto gate_rows(row_span<const T> log_gates, index_t features) noexcept {
+  return [log_gates, features](index_t t, index_t i) {
+    return gate_of(load_some<T, A>(log_gates[t] + i, static_cast<int>(std::min<index_t>(lanes<T, A>, features - i))));
+  };
+}
+
 /// Gates of `features` features over a chunk.
 template <class T>
 struct chunk_decay {

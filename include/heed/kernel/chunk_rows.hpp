@@ -52,6 +52,14 @@ HEED_NOINLINE void copy_rows(row_span<const S> from, index_t begin, index_t end,
     });
 }
 
+/// to[t] = from[t] for t < count; rows of `from` are whole vectors long.
+template <class A, class T, class S>
+HEED_NOINLINE void store_rows(row_span<const T> from, row_span<S> to, index_t count, index_t features) noexcept {
+  for (index_t t = 0; t < count; ++t)
+    for_vectors<T, A>(features,
+                      [&](index_t i, int some) { store_some(to[t] + i, pack<T, A>::load_aligned(from[t] + i), some); });
+}
+
 /// The rows themselves where they can be read in place, by scalars or in whole vectors; else a copy.
 template <class T, class A, class S>
 row_span<const T> rows_for_scalars(row_span<const S> rows, index_t begin, index_t end, index_t features,

@@ -30,6 +30,13 @@ struct linear_call {
 
   index_t features() const noexcept { return k.extent(3); }
   index_t value_features() const noexcept { return v.extent(3); }
+  /// The row of a tensor that token `t` of a stream has.
+  index_t row(const recurrence_stream& stream, index_t t) const noexcept {
+    return stream.first_token + (reverse ? stream.tokens - 1 - t : t);
+  }
+  T token_log_gate(const recurrence_stream& stream, index_t t) const noexcept {
+    return slopes ? -slopes[stream.state_head] : token_gates(stream.batch, stream.kv_head, row(stream, t));
+  }
   stream_numbering streams() const noexcept {
     return {cu ? cu.size() - 1 : q.extent(0),   q.extent(1), k.extent(1),
             slopes ? q.extent(1) : k.extent(1), k.extent(2), cu};
@@ -236,22 +243,15 @@ class linear_forward_chunks {
 
   /// The gates of a vector of features of a token.
   auto gates(const recurrence_stream& stream, chunk_span span) const noexcept {
-    const auto rows = stream_rows(call_.feature_gates, stream, stream.kv_head, span.first, call_.reverse);
-    return [rows, features = call_.features()](index_t t, index_t i) {
-      return gate_of(load_some<T, A>(rows[t] + i, static_cast<int>(std::min<index_t>(P::lanes, features - i))));
-    };
+    return gate_rows<A>(stream_rows(call_.feature_gates, stream, stream.kv_head, span.first, call_.reverse),
+                        call_.features());
   }
 
   /// Log gates of some tokens, from the span's t on.
   auto token_log_gates(const recurrence_stream& stream, chunk_span span) const noexcept {
     return [this, stream, span](index_t t, int some) {
       alignas(64) T each[P::lanes] = {};
-      for (int i = 0; i < some; ++i) {
-        const index_t token = span.first + t + i;
-        const index_t row = stream.first_token + (call_.reverse ? stream.tokens - 1 - token : token);
-        each[i] =
-            call_.slopes ? -call_.slopes[stream.state_head] : call_.token_gates(stream.batch, stream.kv_head, row);
-      }
+      for (int i = 0; i < some; ++i) each[i] = call_.token_log_gate(stream, span.first + t + i);
       return P::load_aligned(each);
     };
   }

@@ -16,6 +16,8 @@ struct recurrence_stream {
   index_t sequence, batch;
   index_t first_token, tokens;
   index_t state_head, kv_head, first_head, heads;
+  /// Whether no stream before it writes with the same keys and values: states may belong to query heads.
+  bool first_of_kv_head;
 };
 
 /// Where a token's row of a tensor [B,H,N,..] is, for tokens in the order of a stream.
@@ -36,10 +38,15 @@ struct stream_numbering {
   index_t count() const noexcept { return sequences * states; }
   recurrence_stream at(index_t number) const noexcept {
     const index_t sequence = number / states, state = number % states;
-    const index_t heads_of_state = heads / states;
-    recurrence_stream s{
-        sequence,      sequence, 0, tokens, state, state * heads_of_state / (heads / kv_heads), state * heads_of_state,
-        heads_of_state};
+    const index_t heads_of_state = heads / states, states_of_kv_head = states / kv_heads;
+    recurrence_stream s{};
+    s.sequence = s.batch = sequence;
+    s.tokens = tokens;
+    s.state_head = state;
+    s.kv_head = state / states_of_kv_head;
+    s.first_head = state * heads_of_state;
+    s.heads = heads_of_state;
+    s.first_of_kv_head = state % states_of_kv_head == 0;
     if (cu) {
       s.batch = 0;
       s.first_token = cu.at(sequence);

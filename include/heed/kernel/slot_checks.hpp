@@ -19,13 +19,16 @@ HEED_COLD void check_slot_writes(const checker& check, const view<const S, 4>& q
   for (int axis = 0; axis < 4; ++axis) check.extent(g, "g", axis, s.extent(axis), "as s");
 }
 
-/// Scores of the slots, [B,H,N,S], as an output.
+/// Scores of the slots, [B,H,N,S], an input or an output.
 template <class S, class T>
-HEED_COLD void check_scores_output(const checker& check, const view<const S, 4>& q, const view<T, 4>& scores,
-                                   index_t slots) {
-  for (int axis = 0; axis < 3; ++axis) check.extent(scores, "options.scores", axis, q.extent(axis), "as q");
-  check.extent(scores, "options.scores", 3, slots, "S, as s");
-  check.output(scores, "options.scores");
+HEED_COLD void check_slot_scores(const checker& check, const view<const S, 4>& q, const view<T, 4>& scores,
+                                 const char* name, index_t slots) {
+  for (int axis = 0; axis < 3; ++axis) check.extent(scores, name, axis, q.extent(axis), "as q");
+  check.extent(scores, name, 3, slots, "S, as s");
+  if constexpr (std::is_const_v<T>)
+    check.tensor(scores, name);
+  else
+    check.output(scores, name);
 }
 
 /// Keys and values of the slots: both or none.

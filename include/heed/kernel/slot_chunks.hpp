@@ -261,10 +261,7 @@ class slot_forward_chunks {
 
   /// The gates of a vector of slots of a token.
   auto gates(const recurrence_stream& stream, chunk_span span) const noexcept {
-    const auto rows = stream_rows(call_.gates, stream, stream.kv_head, span.first, false);
-    return [rows, slots = call_.slots()](index_t t, index_t m) {
-      return gate_of(load_some<T, A>(rows[t] + m, static_cast<int>(std::min<index_t>(P::lanes, slots - m))));
-    };
+    return gate_rows<A>(stream_rows(call_.gates, stream, stream.kv_head, span.first, false), call_.slots());
   }
 
   /// Calls visit(t) when space.faded[j] holds what token t sees of the write of token j.

@@ -44,7 +44,7 @@ void gated_slot_forward_on(view<const S, 4> q, view<const S, 4> k, view<const S,
                 sequences, k, v, slots);
     check_slots(check, options.final_keys, "options.final_keys", options.final_values, "options.final_values",
                 sequences, k, v, slots);
-    if (options.scores) check_scores_output(check, q, options.scores, slots);
+    if (options.scores) check_slot_scores(check, q, options.scores, "options.scores", slots);
     check_aliasing(check, out, "out", q, k, v, s, g, options.initial_keys, options.initial_values);
     check_aliasing(check, options.scores, "options.scores", q, k, v, s, g, out, options.initial_keys,
                    options.initial_values);
