@@ -1,6 +1,7 @@
 /// Matrix products of a chunk of tokens: rows are tokens or state rows, vectors are features.
 #pragma once
 
+#include <heed/kernel/prefetch.hpp>
 #include <heed/kernel/tile_panels.hpp>
 #include <heed/simd/transpose.hpp>
 
@@ -76,10 +77,11 @@ struct index_range {
   index_t low, high;
 };
 
-/// For some rows, and the vectors v that hold some features: emit(row, v, between(row, v, first) + second).
+/// For some rows, and the vectors v that hold some features: emit(row, v, between(row, v, first) + second). Meanwhile
+/// `ahead` calls what is needed next.
 template <class T, class A, class First, class Between, class Second, class Emit>
 HEED_NOINLINE void sum_products(index_range of_rows, index_range features, const First& first, const Between& between,
-                                const Second& second, const Emit& emit) noexcept {
+                                const Second& second, const Emit& emit, prefetcher& ahead) noexcept {
   using P = pack<T, A>;
   for_blocks<T, A>(static_cast<int>(features.low / P::lanes), vectors_of<T, A>(features.high),
                    [&](auto vectors, int v) {
@@ -98,6 +100,7 @@ HEED_NOINLINE void sum_products(index_range of_rows, index_range features, const
                        for (int r = 0; r < together; ++r)
 #pragma GCC unroll 8
                          for (int i = 0; i < some; ++i) emit(row + r, v + i, sums[r][i]);
+      ahead.issue(together * some);
                      });
                    });
 }
@@ -105,9 +108,9 @@ HEED_NOINLINE void sum_products(index_range of_rows, index_range features, const
 /// The same of one product: emit(row, v, init(row, v) + terms).
 template <class T, class A, class Init, class Terms, class Emit>
 HEED_INLINE void sum_product(index_range rows, index_range features, const Init& init, const Terms& terms,
-                             const Emit& emit) noexcept {
+                             const Emit& emit, prefetcher& ahead) noexcept {
   sum_products<T, A>(
-      rows, features, no_terms{}, [&](index_t row, int v, pack<T, A>) { return init(row, v); }, terms, emit);
+      rows, features, no_terms{}, [&](index_t row, int v, pack<T, A>) { return init(row, v); }, terms, emit, ahead);
 }
 
 /// Rows of a chunk, transposed: panels of one vector of rows each, [feature][row].
@@ -126,7 +129,7 @@ struct row_panels {
 /// What lies above and outside of these vectors is left alone.
 template <class T, class A>
 HEED_NOINLINE void lower_products(row_span<const T> a, row_panels<T> b, index_range of_rows,
-                                  row_span<T> products) noexcept {
+                                  row_span<T> products, prefetcher& ahead) noexcept {
   using P = pack<T, A>;
   constexpr int width = P::lanes;
   alignas(64) T counting[width];
@@ -144,6 +147,7 @@ HEED_NOINLINE void lower_products(row_span<const T> a, row_panels<T> b, index_ra
             if (diagonal < width - 1) sum = select(lane <= P(T(diagonal)), sum, P(T(0)));
             sum.store_aligned(products[row + r] + panel * width);
           });
+      ahead.issue(decltype(rows)::value);
     });
   }
 }
