@@ -25,6 +25,7 @@ void gated_linear_forward_on(view<const S, 4> q, view<const S, 4> k, view<const 
     check_state(check, options.final_state, "options.final_state", sequences, heads, k.extent(3), v.extent(3));
     check_aliasing(check, out, "out", q, k, v, g, options.initial_state);
     check_aliasing(check, options.final_state, "options.final_state", q, k, v, g, out);
+    check_handed_on(check, options.final_state, "options.final_state", options.initial_state, "options.initial_state");
 
     const linear_forward_chunks<A, S, Kind> chunks(call);
     recurrence_run(chunks, resolve(options.executor)).run(check, options.scratch);

@@ -52,6 +52,9 @@ void gated_slot_forward_on(view<const S, 4> q, view<const S, 4> k, view<const S,
                    options.initial_values);
     check_aliasing(check, options.final_values, "options.final_values", q, k, v, s, g, out, options.scores,
                    options.initial_keys, options.final_keys);
+    check_handed_on(check, options.final_keys, "options.final_keys", options.initial_keys, "options.initial_keys");
+    check_handed_on(check, options.final_values, "options.final_values", options.initial_values,
+                    "options.initial_values");
 
     const slot_forward_chunks<A, S> chunks(call);
     recurrence_run(chunks, resolve(options.executor)).run(check, options.scratch);
