@@ -42,6 +42,16 @@ index_t gated_linear_forward_bytes(const view<const S, 4>& q, const view<const S
 
 }  // namespace detail
 
+/// Scratch, in bytes, that gated_linear_forward needs for tensors of these extents and these options, with a gate a key
+/// feature; gates of one number a token take no more.
+template <element T, class A = default_arch>
+index_t gated_linear_forward_scratch_bytes(const std::type_identity_t<view<const T, 4>>& q,
+                                           const std::type_identity_t<view<const T, 4>>& k,
+                                           const std::type_identity_t<view<const T, 4>>& v,
+                                           const std::type_identity_t<recurrence_options<T>>& options = {}) {
+  return detail::gated_linear_forward_bytes<A, detail::gate_kind::feature, T>(q, k, v, options);
+}
+
 template <writable<4> Out>
 void gated_linear_forward(std::type_identity_t<view<const element_of_t<Out>, 4>> q,
                           std::type_identity_t<view<const element_of_t<Out>, 4>> k,
