@@ -18,6 +18,12 @@ HEED_INLINE pack<T, A> without_negligible(pack<T, A> x) noexcept {
   return select(abs(x) < pack<T, A>(negligible_decay<T>), pack<T, A>(T(0)), x);
 }
 
+/// The same for x >= 0.
+template <class T, class A>
+HEED_INLINE pack<T, A> decayed(pack<T, A> x) noexcept {
+  return select(x < pack<T, A>(negligible_decay<T>), pack<T, A>(T(0)), x);
+}
+
 /// exp of a log gate, -inf included.
 template <class T, class A>
 HEED_INLINE pack<T, A> gate_of(pack<T, A> log_gate) noexcept {
@@ -78,7 +84,7 @@ struct chunk_decay {
                          for (int v = 0; v < some; ++v) {
                            const index_t i = (first + v) * index_t(P::lanes);
                            const P a = gate(t, i);
-                           product[v] = without_negligible(product[v] * a);
+                           product[v] = decayed(product[v] * a);
                            product[v].store_aligned(until[t] + i);
                            a.store_aligned(after[t] + i);
                          }
@@ -95,7 +101,7 @@ struct chunk_decay {
                            const index_t i = (first + v) * index_t(P::lanes);
                            const P a = P::load_aligned(after[t] + i);
                            product[v].store_aligned(after[t] + i);
-                           product[v] = without_negligible(product[v] * a);
+                           product[v] = decayed(product[v] * a);
                          }
                      });
   }

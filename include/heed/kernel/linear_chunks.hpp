@@ -105,6 +105,7 @@ class linear_forward_chunks {
       query_copies = take_rows<T>(memory, tokens, features);
       key_copies = take_rows<T>(memory, tokens, features);
       value_copies = take_rows<T>(memory, tokens, value_features);
+      out_copies = take_rows<T>(memory, tokens, value_features);
       panels = take_panels<T, A>(memory, tokens, features);
       weights = take_rows<T>(memory, tokens, tokens);
       if constexpr (Kind == gate_kind::feature) {
@@ -119,7 +120,7 @@ class linear_forward_chunks {
       if (weights.data != nullptr) std::fill_n(weights.data, tokens * weights.stride, T(0));
     }
 
-    row_span<T> query_copies, key_copies, value_copies, faded_keys, faded_values;
+    row_span<T> query_copies, key_copies, value_copies, out_copies, faded_keys, faded_values;
     row_panels<T> panels;
     row_span<T> weights;
     chunk_decay<T> decay;
@@ -194,6 +195,7 @@ class linear_forward_chunks {
       const index_t head = stream.first_head + h, shift = call_.reverse ? 0 : call_.offset;
       const auto queries = stream_rows(call_.q, stream, head, span.first - shift, call_.reverse);
       const auto out = stream_rows(call_.out, stream, head, span.first - shift, call_.reverse);
+      const row_span<T> left = rows_to_leave<T, A>(out, call_.value_features(), space.out_copies);
       row_span<const T> faded = space.query_copies;
       if constexpr (Kind == gate_kind::feature)
         copy_rows<T, A>(queries, begin, end, call_.features(), space.query_copies,
@@ -218,7 +220,8 @@ class linear_forward_chunks {
             const index_t e = v * index_t(P::lanes);
             store_some(out[t] + e, sum * scale,
                        static_cast<int>(std::min<index_t>(P::lanes, call_.value_features() - e)));
-          }, space.ahead);
+          },
+          space.ahead);
     }
   }
 
@@ -271,10 +274,7 @@ class linear_forward_chunks {
     if constexpr (Kind == gate_kind::feature) add(call_.feature_gates, stream.kv_head, next, call_.features());
     add(call_.k, stream.kv_head, next, call_.features());
     add(call_.v, stream.kv_head, next, call_.value_features());
-    for (index_t h = 0; h < stream.heads; ++h) {
-      add(call_.q, stream.first_head + h, next - shift, call_.features());
-      add(call_.out, stream.first_head + h, next - shift, call_.value_features());
-    }
+    for (index_t h = 0; h < stream.heads; ++h) add(call_.q, stream.first_head + h, next - shift, call_.features());
     const index_t tokens = span.count, vectors = vectors_of<T, A>(call_.value_features());
     space.ahead.spread(stream.heads * tokens * (vectors_of<T, A>(tokens) / 2 + vectors) + call_.features() * vectors);
   }

@@ -3,6 +3,7 @@
 
 #include <heed/core/scratch.hpp>
 
+#include <algorithm>
 #include <cstddef>
 
 HEED_ARCH_BEGIN
@@ -52,14 +53,16 @@ class prefetcher {
   static constexpr int most_ranges = 8;
 
   HEED_NOINLINE void issue_lines(index_t n) noexcept {
-    for (; n > 0 && current_ != used_; --n) {
+    while (n > 0 && current_ != used_) {
       range& r = ranges_[current_];
       if (r.rows == 0) {
         ++current_;
         continue;
       }
-      __builtin_prefetch(r.row + line_ * cache_line, 0, 2);
-      if (++line_ == r.lines) {
+      const index_t last = std::min(r.lines, line_ + n);
+      n -= last - line_;
+      for (; line_ < last; ++line_) __builtin_prefetch(r.row + line_ * cache_line, 0, 2);
+      if (line_ == r.lines) {
         line_ = 0;
         r.row += r.stride;
         if (--r.rows == 0) ++current_;

@@ -96,6 +96,7 @@ class slot_forward_chunks {
       query_copies = take_rows<T>(memory, tokens, features);
       key_copies = take_rows<T>(memory, tokens, features);
       value_copies = take_rows<T>(memory, tokens, op.call_.value_features());
+      out_copies = take_rows<T>(memory, tokens, op.call_.value_features());
       written = take_rows<T>(memory, tokens, slots);
       faded = take_rows<T>(memory, tokens, slots);
       reads = take_rows<T>(memory, tokens, slots);
@@ -108,7 +109,7 @@ class slot_forward_chunks {
       if (weights.data != nullptr) std::fill_n(weights.data, tokens * weights.stride, T(0));
     }
 
-    row_span<T> query_copies, key_copies, value_copies;
+    row_span<T> query_copies, key_copies, value_copies, out_copies;
     /// [token][slot]: what the chunk leaves of a token's write; a copy that fades; scores, then what they read.
     row_span<T> written, faded, reads, faded_reads;
     row_panels<T> key_panels, slot_panels;
@@ -176,6 +177,7 @@ class slot_forward_chunks {
     for (index_t h = 0; h < stream.heads; ++h) {
       const index_t head = stream.first_head + h;
       const auto out = stream_rows(call_.out, stream, head, span.first, false);
+      const row_span<T> left = rows_to_leave<T, A>(out, call_.value_features(), space.out_copies);
       const auto queries = rows_for_scalars<T, A>(stream_rows(call_.q, stream, head, span.first, false), 0, span.count,
                                                   call_.features(), space.query_copies);
       lower_products<T, A>(queries, space.key_panels, rows, space.weights, space.ahead);
@@ -189,14 +191,16 @@ class slot_forward_chunks {
               const index_t m = v * index_t(P::lanes);
               (sum * (decay.template until_at<A>(t, m) * P::load_aligned(decay.inverse + m)) * scale)
                   .store_aligned(space.reads[t] + m);
-            }, space.ahead);
+            },
+            space.ahead);
       } else {
         sum_products<T, A>(
             rows, slots, from_state, [](index_t, int, P sum) { return sum; }, no_terms{},
             [&](index_t t, int v, P sum) {
               const index_t m = v * index_t(P::lanes);
               (sum * decay.template until_at<A>(t, m) * scale).store_aligned(space.reads[t] + m);
-            }, space.ahead);
+            },
+            space.ahead);
         fade_writes(space, stream, span, [&](index_t t) {
           for (index_t j = 0; j <= t; ++j) {
             const P weight(weights[t][j] * static_cast<T>(call_.scale));
@@ -228,10 +232,8 @@ class slot_forward_chunks {
       sum_products<T, A>(
           rows, {0, call_.value_features()}, times(row_span<const T>(space.faded_reads), before.values, call_.slots()),
           [](index_t, int, P sum) { return sum; }, times<band::lower>(weights, space.values, span.count),
-          [&](index_t t, int v, P sum) {
-            const index_t e = v * index_t(P::lanes);
-            store_some(out[t] + e, sum, static_cast<int>(std::min<index_t>(P::lanes, call_.value_features() - e)));
-          }, space.ahead);
+          [&](index_t t, int v, P sum) { sum.store(left[t] + v * P::lanes); }, space.ahead);
+      leave_rows<T, A>(left, out, 0, span.count, call_.value_features());
     }
   }
 
@@ -279,10 +281,7 @@ class slot_forward_chunks {
     add(call_.strengths, stream.kv_head, call_.slots());
     add(call_.k, stream.kv_head, call_.features());
     add(call_.v, stream.kv_head, call_.value_features());
-    for (index_t h = 0; h < stream.heads; ++h) {
-      add(call_.q, stream.first_head + h, call_.features());
-      add(call_.out, stream.first_head + h, call_.value_features());
-    }
+    for (index_t h = 0; h < stream.heads; ++h) add(call_.q, stream.first_head + h, call_.features());
     const index_t tokens = span.count, slots = vectors_of<T, A>(call_.slots());
     const index_t vectors = slots + vectors_of<T, A>(call_.value_features());
     space.ahead.spread(stream.heads * tokens * (vectors_of<T, A>(tokens) + vectors) + call_.features() * slots +
