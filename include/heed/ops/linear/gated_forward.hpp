@@ -3,6 +3,8 @@
 
 #include <heed/kernel/gated_checks.hpp>
 
+#include <algorithm>
+
 HEED_ARCH_BEGIN
 namespace detail {
 
@@ -42,12 +44,22 @@ index_t gated_linear_forward_bytes(const view<const S, 4>& q, const view<const S
 
 }  // namespace detail
 
-/// Scratch, in bytes, that gated_linear_forward needs for tensors of these extents and these options: what
-/// `options.scratch` must hold. Data is not looked at, but for cu_seqlens.
+/// Scratch, in bytes, that gated_linear_forward needs for tensors of these extents and these options, whatever the
+/// gates: what `options.scratch` must hold. Data is not looked at, but for cu_seqlens.
 template <element T, class A = default_arch>
 index_t gated_linear_forward_scratch_bytes(const std::type_identity_t<view<const T, 4>>& q,
                                            const std::type_identity_t<view<const T, 4>>& k,
                                            const std::type_identity_t<view<const T, 4>>& v,
+                                           const std::type_identity_t<recurrence_options<T>>& options = {}) {
+  return std::max(detail::gated_linear_forward_bytes<A, detail::gate_kind::feature, T>(q, k, v, options),
+                  detail::gated_linear_forward_bytes<A, detail::gate_kind::token, T>(q, k, v, options));
+}
+
+template <element T, class A = default_arch>
+index_t gated_linear_forward_scratch_bytes(const std::type_identity_t<view<const T, 4>>& q,
+                                           const std::type_identity_t<view<const T, 4>>& k,
+                                           const std::type_identity_t<view<const T, 4>>& v,
+<<<<<<< HEAD
                                            const std::type_identity_t<view<const accumulator_t<T>, 4>>&,
                                            const std::type_identity_t<recurrence_options<T>>& options = {}) {
   return detail::gated_linear_forward_bytes<A, detail::gate_kind::feature, T>(q, k, v, options);
@@ -88,6 +100,12 @@ index_t gated_linear_forward_scratch_bytes(const std::type_identity_t<view<const
 /// q_offset > M - N, offsets that decrease or do not end at M, N != M in reverse or in a packed batch.
 /// Paper: Yang, Wang, Shen, Panda, Kim, Gated Linear Attention Transformers with Hardware-Efficient Training, 2024,
 /// equations 3 and 4.
+=======
+                                           const std::type_identity_t<recurrence_options<T>>& options = {}) {
+  return detail::gated_linear_forward_bytes<A, detail::gate_kind::feature, T>(q, k, v, options);
+}
+
+>>>>>>> l1
 template <writable<4> Out>
 void gated_linear_forward(std::type_identity_t<view<const element_of_t<Out>, 4>> q,
                           std::type_identity_t<view<const element_of_t<Out>, 4>> k,
