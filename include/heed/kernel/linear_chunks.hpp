@@ -138,6 +138,7 @@ class linear_forward_chunks {
       query_copies = take_rows<T>(memory, tokens, features);
       key_copies = take_rows<T>(memory, tokens, features);
       value_copies = take_rows<T>(memory, tokens, value_features);
+      out_copies = take_rows<T>(memory, tokens, value_features);
       panels = take_panels<T, A>(memory, tokens, features);
       weights = take_rows<T>(memory, tokens, tokens);
       if constexpr (Kind == gate_kind::feature) {
@@ -152,12 +153,13 @@ class linear_forward_chunks {
       if (weights.data != nullptr) std::fill_n(weights.data, tokens * weights.stride, T(0));
     }
 
-    row_span<T> query_copies, key_copies, value_copies, faded_keys, faded_values;
+    row_span<T> query_copies, key_copies, value_copies, out_copies, faded_keys, faded_values;
     row_panels<T> panels;
     row_span<T> weights;
     chunk_decay<T> decay;
     token_decay<T> token;
     row_span<const T> keys, values;
+    prefetcher ahead;
     index_t count = 0;
   };
 
@@ -222,12 +224,14 @@ class linear_forward_chunks {
       transpose_rows<T, A>(space.keys, span.count, space.panels, [&](index_t d) { return P(space.decay.inverse[d]); });
     else
       transpose_rows<T, A>(space.keys, span.count, space.panels, [](index_t) { return P(T(1)); });
+    call_next(space, stream, span);
     const row_span<const T> weights = space.weights;
     const P scale(static_cast<T>(call_.scale));
     for (index_t h = 0; h < stream.heads; ++h) {
       const index_t head = stream.first_head + h, shift = call_.reverse ? 0 : call_.offset;
       const auto queries = stream_rows(call_.q, stream, head, span.first - shift, call_.reverse);
       const auto out = stream_rows(call_.out, stream, head, span.first - shift, call_.reverse);
+      const row_span<T> left = rows_to_leave<T, A>(out, call_.value_features(), space.out_copies);
       row_span<const T> faded = space.query_copies;
       if constexpr (Kind == gate_kind::feature)
         copy_rows<T, A>(queries, begin, end, call_.features(), space.query_copies,
@@ -235,7 +239,7 @@ class linear_forward_chunks {
       else
         faded = rows_for_scalars<T, A>(queries, begin, end, call_.features(), space.query_copies);
       if (Kind != gate_kind::feature || space.decay.mild)
-        lower_products<T, A>(faded, space.panels, {begin, end}, space.weights);
+        lower_products<T, A>(faded, space.panels, {begin, end}, space.weights, space.ahead);
       else
         weigh_carefully(space, stream, span, queries, begin, end);
       if constexpr (Kind == gate_kind::token) space.token.template fade<A>(space.weights, begin, end);
@@ -252,7 +256,8 @@ class linear_forward_chunks {
             const index_t e = v * index_t(P::lanes);
             store_some(out[t] + e, sum * scale,
                        static_cast<int>(std::min<index_t>(P::lanes, call_.value_features() - e)));
-          });
+          },
+          space.ahead);
     }
   }
 
@@ -271,7 +276,7 @@ class linear_forward_chunks {
             return before;
         },
         transposed_times(space.keys, values, space.count),
-        [&](index_t d, int v, P sum) { sum.store_aligned(to + d * pitch() + v * P::lanes); });
+        [&](index_t d, int v, P sum) { sum.store_aligned(to + d * pitch() + v * P::lanes); }, space.ahead);
   }
 
  private:
@@ -290,6 +295,24 @@ class linear_forward_chunks {
       for (int i = 0; i < some; ++i) each[i] = call_.token_log_gate(stream, span.first + t + i);
       return P::load_aligned(each);
     };
+  }
+
+  /// Has products call the rows of the chunk after `span`.
+  void call_next(workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
+    const index_t next = span.first + span.count, count = std::min(span.count, stream.tokens - next);
+    space.ahead = {};
+    if (count == 0) return;
+    const auto add = [&](const auto& tensor, index_t head, index_t first, index_t features) {
+      const auto rows = stream_rows(tensor, stream, head, first, call_.reverse);
+      space.ahead.add(rows.data, rows.stride, count, features);
+    };
+    const index_t shift = call_.reverse ? 0 : call_.offset;
+    if constexpr (Kind == gate_kind::feature) add(call_.feature_gates, stream.kv_head, next, call_.features());
+    add(call_.k, stream.kv_head, next, call_.features());
+    add(call_.v, stream.kv_head, next, call_.value_features());
+    for (index_t h = 0; h < stream.heads; ++h) add(call_.q, stream.first_head + h, next - shift, call_.features());
+    const index_t tokens = span.count, vectors = vectors_of<T, A>(call_.value_features());
+    space.ahead.spread(stream.heads * tokens * (vectors_of<T, A>(tokens) / 2 + vectors) + call_.features() * vectors);
   }
 
   /// Weights of a chunk that is not mild.

@@ -3,21 +3,9 @@
 #include "support/guarded.hpp"
 
 using namespace linear_test;
-using support::guarded;
 using support::laid_out;
 using support::layout;
-
-namespace {
-
-/// An output of a dense tensor's extents in another layout, full of NaN.
-template <class T, int Rank>
-guarded<T, Rank> output_like(const tensor<T, Rank>& t, layout where) {
-  index_t extents[Rank];
-  for (int axis = 0; axis < Rank; ++axis) extents[axis] = t.extent(axis);
-  return guarded<T, Rank>(extents, where, support::quiet_nan<T>, T(-777));
-}
-
-}  // namespace
+using support::output_like;
 
 TEMPLATE_TEST_CASE("strides and padding change no bit of gradients, and nothing outside is read or written", "", float,
                    heed::bfloat16) {
