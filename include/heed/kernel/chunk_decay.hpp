@@ -108,7 +108,8 @@ struct chunk_decay {
 };
 
 /// Calls visit(t) for t in [0, count), when rows[j], j <= t, hold what they did times the gates of tokens j + 1 .. t.
-/// The way for chunks that are not mild: it divides by nothing, and costs a multiplication a pair of tokens and feature.
+/// The way for chunks that are not mild: it divides by nothing, and costs a multiplication a pair of tokens and
+/// feature.
 template <class T, class A, class Gate, class Visit>
 void decay_downward(index_t count, index_t features, row_span<T> rows, const Gate& gate, const Visit& visit) noexcept {
   using P = pack<T, A>;

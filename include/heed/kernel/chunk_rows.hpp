@@ -80,8 +80,8 @@ row_span<const T> rows_for_vectors(row_span<const S> rows, index_t begin, index_
   return copy;
 }
 
-/// Where products leave rows of `features` numbers: the rows themselves if whole vectors of their type fit, else scratch
-/// that leave_rows copies from.
+/// Where products leave rows of `features` numbers: the rows themselves if whole vectors of their type fit, else
+/// scratch that leave_rows copies from.
 template <class T, class A, class S>
 row_span<T> rows_to_leave(row_span<S> rows, index_t features, row_span<T> scratch) noexcept {
   if constexpr (std::is_same_v<S, T>)

@@ -1,6 +1,8 @@
 // Memory of the calls of this family.
-#include "ops/linear/gated.hpp"
-#include "ops/linear/gated_slot.hpp"
+#include "ops/linear/gated_backward.hpp"
+#include "ops/linear/gated_slot_backward.hpp"
+#include "ops/linear/gated_slot_step.hpp"
+#include "ops/linear/gated_step.hpp"
 #include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/shuffling_executor.hpp"
@@ -12,8 +14,11 @@ using support::shuffling_executor;
 
 namespace {
 
-/// call(options) must do with `bytes` of scratch that are full of NaN, which is what `same()` sees to, with no byte less
-/// and no allocation.
+/// Elements that are converted, for which calls keep the most copies.
+using stored = heed::bfloat16;
+
+/// call(options) must do with `bytes` of scratch that are full of NaN, which is what `same()` sees to, and allocate
+/// nothing.
 template <class Options, class Call, class Same>
 void check_scratch(index_t bytes, Options options, const Call& call, const Same& same) {
   CAPTURE(bytes, options.executor.concurrency);
@@ -26,8 +31,13 @@ void check_scratch(index_t bytes, Options options, const Call& call, const Same&
   CHECK(same());
   CHECK(memory[0] == 0xff);
   for (std::size_t i = memory.size() - 64; i < memory.size(); ++i) CHECK(memory[i] == 0xff);
-  if (bytes == 0) return;
-  options.scratch = {memory.data() + 1, bytes - 1};
+}
+
+/// A byte less is refused.
+template <class Options, class Call>
+void check_least(index_t bytes, Options options, const Call& call) {
+  std::vector<unsigned char> memory(static_cast<std::size_t>(bytes));
+  options.scratch = {memory.data(), bytes - 1};
   CHECK_THROWS_AS(call(options), heed::invalid_argument);
 }
 
@@ -39,53 +49,130 @@ void for_workers(const F& f) {
   f(heed::executor(shuffled));
 }
 
-const shape shapes[] = {{1, 1, 1, 300, 33, 20}, {1, 4, 2, 150, 16, 8}, {2, 8, 8, 40, 8, 8}, {1, 3, 1, 90, 64, 5, 150}};
+const shape shapes[] = {{1, 1, 1, 300, 33, 20}, {1, 4, 2, 150, 16, 8}, {2, 8, 8, 40, 8, 8}, {1, 6, 1, 90, 64, 5}};
 const slot_shape slot_shapes[] = {{1, 1, 1, 300, 33, 20, 40}, {1, 4, 2, 150, 16, 8, 16}, {2, 8, 8, 40, 8, 8, 5}};
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("gated_linear_forward needs the scratch it says, and no more", "", float, heed::bfloat16) {
+TEST_CASE("gated_linear_forward needs the scratch it says, and no more") {
   for (const shape& s : shapes)
     for (const gates kind : gate_kinds) {
-      problem<TestType> alone(s);
-      solve<TestType>(alone, kind, {.executor = heed::serial()});
+      problem<stored> alone(s);
+      solve<stored>(alone, kind, {.executor = heed::serial()});
       for_workers([&](heed::executor_ref where) {
-        problem<TestType> p(s);
-        const recurrence_options<TestType> options{.executor = where};
-        const index_t bytes =
-            kind == gates::feature
-                ? heed::gated_linear_forward_scratch_bytes<TestType>(p.q, p.k, p.v, p.feature_gates, options)
-                : heed::gated_linear_forward_scratch_bytes<TestType>(p.q, p.k, p.v, p.token_gates, options);
+        problem<stored> p(s);
+        const recurrence_options<stored> options{.executor = where};
+        const index_t bytes = heed::gated_linear_forward_scratch_bytes<stored>(p.q, p.k, p.v, options);
+        const auto call = [&](const auto& o) { solve<stored>(p, kind, o); };
         CAPTURE(s.N, static_cast<int>(kind));
-        check_scratch(
-            bytes, options, [&](const auto& o) { solve<TestType>(p, kind, o); }, [&] { return same_result(p, alone); });
+        check_scratch(bytes, options, call, [&] { return same_result(p, alone); });
+        if (kind == gates::feature) check_least(bytes, options, call);
       });
     }
 }
 
-TEMPLATE_TEST_CASE("gated_slot_forward needs the scratch it says, and no more", "", float, heed::bfloat16) {
+TEST_CASE("gated_linear_backward needs the scratch it says, and no more") {
+  for (const shape& s : shapes)
+    for (const gates kind : gate_kinds) {
+      backward_problem<stored> alone(s);
+      solve<stored>(alone, kind, {.executor = heed::serial()});
+      for_workers([&](heed::executor_ref where) {
+        backward_problem<stored> p(s);
+        const recurrence_backward_options<stored> options{.executor = where};
+        const index_t bytes = heed::gated_linear_backward_scratch_bytes<stored>(p.q, p.k, p.v, options);
+        const auto call = [&](const auto& o) { solve<stored>(p, kind, o); };
+        CAPTURE(s.N, static_cast<int>(kind));
+        check_scratch(bytes, options, call, [&] { return same_gradients(p, alone); });
+        if (kind == gates::feature) check_least(bytes, options, call);
+      });
+    }
+}
+
+TEST_CASE("gated_linear_step needs the scratch it says, and no more") {
+  for (const shape& s : {shape{1, 8, 1, 3, 33, 20}, shape{2, 4, 4, 1, 64, 64}})
+    for (const gates kind : gate_kinds) {
+      problem<stored> alone(s);
+      step_through<stored>(alone, kind, s.N, {.executor = heed::serial()});
+      for_workers([&](heed::executor_ref where) {
+        problem<stored> p(s);
+        const recurrence_step_options<stored> options{.executor = where};
+        const index_t bytes = heed::gated_linear_step_scratch_bytes<stored>(p.q, p.k, p.v, options);
+        p.final_state = p.initial_state;
+        const auto call = [&](const auto& o) { step_on<heed::default_arch, stored>(p, kind, 0, s.N, o); };
+        CAPTURE(s.N, static_cast<int>(kind));
+        check_scratch(bytes, options, call, [&] { return same_result(p, alone); });
+        if (kind == gates::feature) check_least(bytes, options, call);
+      });
+    }
+}
+
+TEST_CASE("gated_slot_forward needs the scratch it says, and no more") {
   for (const slot_shape& s : slot_shapes) {
-    slot_problem<TestType> alone(s);
-    solve<TestType>(alone, {.executor = heed::serial()});
+    slot_problem<stored> alone(s);
+    solve<stored>(alone, {.executor = heed::serial()});
     for_workers([&](heed::executor_ref where) {
-      slot_problem<TestType> p(s);
-      const gated_slot_options<TestType> options{.executor = where};
-      const index_t bytes = heed::gated_slot_forward_scratch_bytes<TestType>(p.q, p.k, p.v, s.S, options);
+      slot_problem<stored> p(s);
+      const gated_slot_options<stored> options{.executor = where};
+      const index_t bytes = heed::gated_slot_forward_scratch_bytes<stored>(p.q, p.k, p.v, s.S, options);
+      const auto call = [&](const auto& o) { solve<stored>(p, o); };
       CAPTURE(s.N);
-      check_scratch(
-          bytes, options, [&](const auto& o) { solve<TestType>(p, o); }, [&] { return same_result(p, alone); });
+      check_scratch(bytes, options, call, [&] { return same_result(p, alone); });
+      check_least(bytes, options, call);
+    });
+  }
+}
+
+TEST_CASE("gated_slot_backward needs the scratch it says, and no more") {
+  for (const slot_shape& s : slot_shapes) {
+    slot_backward_problem<stored> alone(s);
+    solve<stored>(alone, {.executor = heed::serial()});
+    for_workers([&](heed::executor_ref where) {
+      slot_backward_problem<stored> p(s);
+      p.scores = alone.scores;
+      gated_slot_backward_options<stored> options{.executor = where};
+      const index_t bytes = heed::gated_slot_backward_scratch_bytes<stored>(p.q, p.k, p.v, s.S, options);
+      options.dinitial_keys = p.dinitial_keys;
+      options.dinitial_values = p.dinitial_values;
+      const auto call = [&](const auto& o) {
+        heed::gated_slot_backward(p.q, p.k, p.v, p.s, p.g, p.scores, p.dout, p.dq, p.dk, p.dv, p.ds, p.dg, o);
+      };
+      CAPTURE(s.N);
+      check_scratch(bytes, options, call, [&] { return same_gradients(p, alone); });
+      check_least(bytes, options, call);
+    });
+  }
+}
+
+TEST_CASE("gated_slot_step needs the scratch it says, and no more") {
+  for (const slot_shape& s : {slot_shape{1, 8, 1, 3, 33, 20, 18}, slot_shape{2, 4, 4, 1, 64, 64, 64}}) {
+    slot_problem<stored> alone(s);
+    step_through<stored>(alone, s.N, {.executor = heed::serial()});
+    for_workers([&](heed::executor_ref where) {
+      slot_problem<stored> p(s);
+      const gated_slot_step_options<stored> options{.executor = where};
+      const index_t bytes = heed::gated_slot_step_scratch_bytes<stored>(p.q, p.k, p.v, s.S, options);
+      p.final_keys = p.initial_keys;
+      p.final_values = p.initial_values;
+      const auto call = [&](const auto& o) { step_on<heed::default_arch, stored>(p, 0, s.N, o); };
+      CAPTURE(s.N);
+      check_scratch(bytes, options, call, [&] { return same_result(p, alone); });
+      check_least(bytes, options, call);
     });
   }
 }
 
 TEST_CASE("without scratch only a thread's first call allocates") {
-  problem<float> p({2, 4, 2, 70, 33, 20});
-  slot_problem<float> slots({2, 4, 2, 70, 33, 20, 10});
+  problem<stored> p({2, 4, 2, 70, 33, 20});
+  slot_problem<stored> slots({2, 4, 2, 70, 33, 20, 10});
   const auto check = [](const auto& call) {
     heed::release_scratch();
     CHECK(support::allocations_of(call) == 1);
     CHECK(support::allocations_of(call) == 0);
   };
-  for (const gates kind : gate_kinds) check([&] { solve<float>(p, kind, {.executor = heed::serial()}); });
-  check([&] { solve<float>(slots, {.executor = heed::serial()}); });
+  for (const gates kind : gate_kinds) {
+    check([&] { solve<stored>(p, kind, {.executor = heed::serial()}); });
+    check([&] { step_on<heed::default_arch, stored>(p, kind, 0, 1, {.executor = heed::serial()}); });
+  }
+  check([&] { solve<stored>(slots, {.executor = heed::serial()}); });
+  check([&] { step_on<heed::default_arch, stored>(slots, 0, 1, {.executor = heed::serial()}); });
 }
