@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <heed/interop/eigen.hpp>
 #include <numbers>
 #include <random>
@@ -92,6 +93,10 @@ class parameters {
   index_t size() const { return std::ssize(values_); }
   std::span<T> values() { return values_; }
   std::span<const T> gradients() const { return gradients_; }
+  /// Adds the gradients of a copy of the model, which has seen other data.
+  void add_gradients(const parameters& copy) {
+    std::transform(gradients_.begin(), gradients_.end(), copy.gradients_.begin(), gradients_.begin(), std::plus<T>());
+  }
   void clear_gradients() { std::fill(gradients_.begin(), gradients_.end(), T(0)); }
 
   /// One step of AdamW, after which gradients are zero again. Returns the length that the gradient had.
