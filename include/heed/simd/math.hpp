@@ -11,6 +11,9 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
+template <class T>
+inline constexpr T log2_e = T(1.44269504088896340736L);
+
 /// c[0] + x * (c[1] + x * (...)) with the constants in the order of their powers.
 template <class P, class T, int Count>
 HEED_INLINE P horner(P x, const T (&c)[Count]) noexcept {

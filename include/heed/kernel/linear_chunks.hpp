@@ -1,0 +1,282 @@
+/// Forward pass of the recurrence R_t = a_t R_{t-1} + k_t v_t^T, o_t = scale R_t^T q_t, chunk by chunk.
+#pragma once
+
+#include <heed/kernel/chunk_decay.hpp>
+#include <heed/kernel/recurrence_streams.hpp>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+/// What multiplies the state at a token: nothing, one number, or one number a key feature.
+enum class gate_kind { none, token, feature };
+
+template <class S>
+struct linear_call {
+  using T = accumulator_t<S>;
+  view<const S, 4> q, k, v;
+  view<S, 4> out;
+  /// Log gates: [B,G,M,D], or [B,G,M], or decays [H] whose negative is the log gate of every token.
+  view<const T, 4> feature_gates;
+  view<const T, 3> token_gates;
+  view<const T, 1> slopes;
+  view<const T, 4> initial_state;
+  view<T, 4> final_state;
+  sequence_offsets cu;
+  bool reverse;
+  double scale;
+  index_t chunk;
+  /// Position of query 0 among the keys.
+  index_t offset;
+
+  index_t features() const noexcept { return k.extent(3); }
+  index_t value_features() const noexcept { return v.extent(3); }
+  /// The row of a tensor that token `t` of a stream has.
+  index_t row(const recurrence_stream& stream, index_t t) const noexcept {
+    return stream.first_token + (reverse ? stream.tokens - 1 - t : t);
+  }
+  T token_log_gate(const recurrence_stream& stream, index_t t) const noexcept {
+    return slopes ? -slopes[stream.state_head] : token_gates(stream.batch, stream.kv_head, row(stream, t));
+  }
+  stream_numbering streams() const noexcept {
+    return {cu ? cu.size() - 1 : q.extent(0),   q.extent(1), k.extent(1),
+            slopes ? q.extent(1) : k.extent(1), k.extent(2), cu};
+  }
+};
+
+/// Gates of one number a token, and what they multiply up to within a chunk.
+template <class T>
+struct token_decay {
+  T* gate = nullptr;   ///< [t]
+  T* until = nullptr;  ///< [t]: product of the gates up to t, its own included
+  T* after = nullptr;  ///< [t]: product of the gates after t
+  T* faded = nullptr;  ///< [j]: product of the gates of tokens j + 1 .. t, while t goes up
+  T total = T(1);
+
+  token_decay() = default;
+  token_decay(scratch_cursor& memory, index_t tokens) noexcept
+      : gate(memory.take<T>(tokens)),
+        until(memory.take<T>(tokens)),
+        after(memory.take<T>(tokens)),
+        faded(memory.take<T>(round_up(tokens, cache_line))) {}
+
+  static T flushed(T x) noexcept { return x < negligible_decay<T> ? T(0) : x; }
+
+  /// From log gates, a vector of which log_gates(t) gives.
+  template <class A, class LogGates>
+  void multiply(index_t count, const LogGates& log_gates) noexcept {
+    for_vectors<T, A>(count, [&](index_t t, int some) { gate_of(log_gates(t, some)).store_first(gate + t, some); });
+    total = T(1);
+    for (index_t t = 0; t < count; ++t) until[t] = total = flushed(total * gate[t]);
+    T product = T(1);
+    for (index_t t = count - 1; t >= 0; --t) {
+      after[t] = product;
+      product = flushed(product * gate[t]);
+    }
+  }
+
+  /// weights[t][j] *= product of the gates of tokens j + 1 .. t, for j <= t and rows [begin, end).
+  template <class A>
+  HEED_NOINLINE void fade(row_span<T> weights, index_t begin, index_t end) const noexcept {
+    using P = pack<T, A>;
+    std::fill_n(faded, round_up(end, P::lanes), T(0));
+    for (index_t t = 0; t < end; ++t) {
+      const P a(gate[t]);
+      for (index_t j = 0; j < t; j += P::lanes)
+        without_negligible(P::load_aligned(faded + j) * a).store_aligned(faded + j);
+      faded[t] = T(1);
+      if (t >= begin)
+        for (index_t j = 0; j <= t; j += P::lanes)
+          (P::load_aligned(weights[t] + j) * P::load_aligned(faded + j)).store_aligned(weights[t] + j);
+    }
+  }
+};
+
+template <class A, class S, gate_kind Kind>
+class linear_forward_chunks {
+ public:
+  using T = accumulator_t<S>;
+  using P = pack<T, A>;
+
+  explicit linear_forward_chunks(const linear_call<S>& call) noexcept : call_(call) {}
+
+  struct workspace {
+    workspace(const linear_forward_chunks& op, scratch_cursor& memory) noexcept {
+      const index_t tokens = op.chunk(), features = op.call_.features(), value_features = op.call_.value_features();
+      query_copies = take_rows<T>(memory, tokens, features);
+      key_copies = take_rows<T>(memory, tokens, features);
+      value_copies = take_rows<T>(memory, tokens, value_features);
+      panels = take_panels<T, A>(memory, tokens, features);
+      weights = take_rows<T>(memory, tokens, tokens);
+      if constexpr (Kind == gate_kind::feature) {
+        decay = chunk_decay<T>(memory, tokens, features);
+        faded_keys = take_rows<T>(memory, tokens, features);
+      }
+      if constexpr (Kind == gate_kind::token) {
+        token = token_decay<T>(memory, tokens);
+        faded_values = take_rows<T>(memory, tokens, value_features);
+      }
+      // Products leave what is above their diagonal alone, and others read some of it.
+      if (weights.data != nullptr) std::fill_n(weights.data, tokens * weights.stride, T(0));
+    }
+
+    row_span<T> query_copies, key_copies, value_copies, faded_keys, faded_values;
+    row_panels<T> panels;
+    row_span<T> weights;
+    chunk_decay<T> decay;
+    token_decay<T> token;
+    row_span<const T> keys, values;
+    index_t count = 0;
+  };
+
+  stream_numbering streams() const noexcept { return call_.streams(); }
+  index_t chunk() const noexcept { return std::min(call_.chunk, std::max<index_t>(call_.k.extent(2), 1)); }
+  index_t gated_features() const noexcept { return call_.features(); }
+  index_t pitch() const noexcept { return conflict_free_pitch<T>(call_.value_features()); }
+  index_t state_size() const noexcept { return call_.features() * pitch(); }
+
+  void load_state(const recurrence_stream& stream, T* state) const noexcept {
+    std::fill_n(state, state_size(), T(0));
+    if (call_.initial_state)
+      for (index_t d = 0; d < call_.features(); ++d)
+        std::copy_n(&call_.initial_state(stream.sequence, stream.state_head, d, 0), call_.value_features(),
+                    state + d * pitch());
+  }
+
+  void finish(const recurrence_stream& stream, const T* state) const noexcept {
+    if (call_.final_state)
+      for (index_t d = 0; d < call_.features(); ++d)
+        std::copy_n(state + d * pitch(), call_.value_features(),
+                    &call_.final_state(stream.sequence, stream.state_head, d, 0));
+    const index_t before = std::clamp<index_t>(-call_.offset, 0, call_.q.extent(2));
+    for (index_t h = 0; h < stream.heads; ++h)
+      for (index_t i = 0; i < before; ++i)
+        std::fill_n(&call_.out(stream.batch, stream.first_head + h, i, 0), call_.value_features(), S(T(0)));
+  }
+
+  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span,
+               index_range features) const noexcept {
+    space.count = span.count;
+    const auto keys = stream_rows(call_.k, stream, stream.kv_head, span.first, call_.reverse);
+    const auto values = stream_rows(call_.v, stream, stream.kv_head, span.first, call_.reverse);
+    if constexpr (Kind == gate_kind::feature) {
+      space.decay.template multiply<A>(span.count, features, gates(stream, span));
+      for (index_t t = 0; t < span.count; ++t)
+        for (index_t i = features.low; i < features.high; i += P::lanes) {
+          const int some = static_cast<int>(std::min<index_t>(P::lanes, features.high - i));
+          (load_some<T, A>(keys[t] + i, some) * space.decay.template after_at<A>(t, i))
+              .store_aligned(space.key_copies[t] + i);
+        }
+      space.keys = space.key_copies;
+    } else {
+      space.keys = rows_for_scalars<T, A>(keys, 0, span.count, call_.features(), space.key_copies);
+    }
+    space.values = rows_for_vectors<T, A>(values, 0, span.count, call_.value_features(), space.value_copies);
+    if constexpr (Kind == gate_kind::token) {
+      space.token.template multiply<A>(span.count, token_log_gates(stream, span));
+      copy_rows<T, A>(values, 0, span.count, call_.value_features(), space.faded_values,
+                      [&](index_t t, index_t, P x) { return x * P(space.token.after[t]); });
+    }
+  }
+
+  void attend(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
+    const index_t begin = std::clamp<index_t>(call_.offset - span.first, 0, span.count);
+    const index_t end = std::clamp<index_t>(call_.offset + queries() - span.first, 0, span.count);
+    if (begin == end) return;
+    if constexpr (Kind == gate_kind::feature)
+      transpose_rows<T, A>(space.keys, span.count, space.panels, [&](index_t d) { return P(space.decay.inverse[d]); });
+    else
+      transpose_rows<T, A>(space.keys, span.count, space.panels, [](index_t) { return P(T(1)); });
+    const row_span<const T> weights = space.weights;
+    const P scale(static_cast<T>(call_.scale));
+    for (index_t h = 0; h < stream.heads; ++h) {
+      const index_t head = stream.first_head + h, shift = call_.reverse ? 0 : call_.offset;
+      const auto queries = stream_rows(call_.q, stream, head, span.first - shift, call_.reverse);
+      const auto out = stream_rows(call_.out, stream, head, span.first - shift, call_.reverse);
+      row_span<const T> faded = space.query_copies;
+      if constexpr (Kind == gate_kind::feature)
+        copy_rows<T, A>(queries, begin, end, call_.features(), space.query_copies,
+                        [&](index_t t, index_t i, P x) { return x * space.decay.template until_at<A>(t, i); });
+      else
+        faded = rows_for_scalars<T, A>(queries, begin, end, call_.features(), space.query_copies);
+      if (Kind != gate_kind::feature || space.decay.mild)
+        lower_products<T, A>(faded, space.panels, {begin, end}, space.weights);
+      else
+        weigh_carefully(space, stream, span, queries, begin, end);
+      if constexpr (Kind == gate_kind::token) space.token.template fade<A>(space.weights, begin, end);
+      sum_products<T, A>(
+          {begin, end}, {0, call_.value_features()}, times(faded, {state, pitch()}, call_.features()),
+          [&](index_t t, int, P sum) {
+            if constexpr (Kind == gate_kind::token)
+              return sum * P(space.token.until[t]);
+            else
+              return sum;
+          },
+          times<band::lower>(weights, space.values, span.count),
+          [&](index_t t, int v, P sum) {
+            const index_t e = v * index_t(P::lanes);
+            store_some(out[t] + e, sum * scale,
+                       static_cast<int>(std::min<index_t>(P::lanes, call_.value_features() - e)));
+          });
+    }
+  }
+
+  void advance(workspace& space, const T* from, T* to, index_range features) const noexcept {
+    row_span<const T> values = space.values;
+    if constexpr (Kind == gate_kind::token) values = space.faded_values;
+    sum_product<T, A>(
+        features, {0, call_.value_features()},
+        [&](index_t d, int v) {
+          const P before = P::load_aligned(from + d * pitch() + v * P::lanes);
+          if constexpr (Kind == gate_kind::feature)
+            return without_negligible(before * P(space.decay.total[d]));
+          else if constexpr (Kind == gate_kind::token)
+            return without_negligible(before * P(space.token.total));
+          else
+            return before;
+        },
+        transposed_times(space.keys, values, space.count),
+        [&](index_t d, int v, P sum) { sum.store_aligned(to + d * pitch() + v * P::lanes); });
+  }
+
+ private:
+  index_t queries() const noexcept { return call_.cu ? call_.k.extent(2) : call_.q.extent(2); }
+
+  /// The gates of a vector of features of a token.
+  auto gates(const recurrence_stream& stream, chunk_span span) const noexcept {
+    return gate_rows<A>(stream_rows(call_.feature_gates, stream, stream.kv_head, span.first, call_.reverse),
+                        call_.features());
+  }
+
+  /// Log gates of some tokens, from the span's t on.
+  auto token_log_gates(const recurrence_stream& stream, chunk_span span) const noexcept {
+    return [this, stream, span](index_t t, int some) {
+      alignas(64) T each[P::lanes] = {};
+      for (int i = 0; i < some; ++i) each[i] = call_.token_log_gate(stream, span.first + t + i);
+      return P::load_aligned(each);
+    };
+  }
+
+  /// Weights of a chunk that is not mild.
+  void weigh_carefully(workspace& space, const recurrence_stream& stream, chunk_span span, row_span<const S> queries,
+                       index_t begin, index_t end) const noexcept {
+    const auto keys = stream_rows(call_.k, stream, stream.kv_head, span.first, call_.reverse);
+    copy_rows<T, A>(keys, 0, span.count, call_.features(), space.faded_keys, [](index_t, index_t, P x) { return x; });
+    decay_downward<T, A>(span.count, call_.features(), space.faded_keys, gates(stream, span), [&](index_t t) {
+      if (t < begin || t >= end) return;
+      T* const row = space.weights[t];
+      std::fill_n(row, round_up(t + 1, P::lanes), T(0));
+      for (index_t j = 0; j <= t; ++j) {
+        P sum(T(0));
+        for_vectors<T, A>(call_.features(), [&](index_t i, int some) {
+          sum = fma(load_some<T, A>(queries[t] + i, some), P::load_aligned(space.faded_keys[j] + i), sum);
+        });
+        row[j] = reduce_add(sum);
+      }
+    });
+  }
+
+  const linear_call<S>& call_;
+};
+
+}  // namespace detail
+HEED_ARCH_END

@@ -1,0 +1,104 @@
+/// What the operators of a recurrence ask of their arguments.
+#pragma once
+
+#include <heed/core/recurrence_options.hpp>
+#include <heed/kernel/softmax_checks.hpp>
+
+#include <tuple>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+/// A packed batch of `tokens` tokens, all of which belong to a sequence.
+template <class S>
+HEED_COLD void check_packed_tokens(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k,
+                                   const sequence_offsets& cu) {
+  if (!cu) return;
+  check.require(q.extent(0) == 1, "q.extent(0) (B)", "1 in a packed batch", q.extent(0));
+  check.extent(q, "q", 2, k.extent(2), "M, as k, in a packed batch");
+  check_offsets(check, cu, "options.cu_seqlens", k.extent(2));
+  check.require(cu.at(cu.size() - 1) == k.extent(2), "options.cu_seqlens", "N as the last offset",
+                cu.at(cu.size() - 1));
+}
+
+/// A state, given or asked for: extents [sequences, heads, rows, columns].
+template <class T>
+HEED_COLD void check_state(const checker& check, const view<T, 4>& state, const char* name, index_t sequences,
+                           index_t heads, index_t rows, index_t columns) {
+  if (!state) return;
+  check.extent(state, name, 0, sequences, "sequences");
+  check.extent(state, name, 1, heads, "heads that have a state");
+  check.extent(state, name, 2, rows, "rows of a state");
+  check.extent(state, name, 3, columns, "columns of a state");
+  if constexpr (std::is_const_v<T>)
+    check.tensor(state, name);
+  else
+    check.output(state, name);
+}
+
+/// A state that a call cannot do without.
+template <class T>
+HEED_COLD void check_given_state(const checker& check, const view<T, 4>& state, const char* name, index_t sequences,
+                                 index_t heads, index_t rows, index_t columns) {
+  check.require(static_cast<bool>(state) || sequences * heads * rows * columns == 0, name, "data", "a null pointer");
+  check_state(check, state, name, sequences, heads, rows, columns);
+}
+
+/// Keys and values of queries, and outputs beside them.
+template <class S>
+HEED_COLD void check_recurrence(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k,
+                                const view<const S, 4>& v, const view<S, 4>& out, const setting<double>& scale,
+                                index_t chunk) {
+  check_queries(check, q, out, view<accumulator_t<S>, 3>{}, view<const accumulator_t<S>, 1>{}, scale, 0);
+  check_keys(check, q, k, v, out, "k", "v");
+  check.require(chunk >= 1, "options.chunk", "at least 1", chunk);
+}
+
+/// The position of query 0 among the keys.
+template <class S>
+HEED_COLD index_t checked_offset(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k,
+                                 const setting<index_t>& q_offset, const sequence_offsets& cu, bool reverse) {
+  const index_t offset = q_offset.or_default(k.extent(2) - q.extent(2));
+  check.require(offset <= k.extent(2) - q.extent(2), "options.q_offset", "at most M - N: a key for every query",
+                offset);
+  check.require(!(reverse || cu) || (offset == 0 && q.extent(2) == k.extent(2)), "options.q_offset",
+                "0 and N = M in reverse or in a packed batch", offset);
+  return offset;
+}
+
+/// Inputs, upstream gradient and gradients of N tokens.
+template <class S>
+HEED_COLD void check_recurrence_gradients(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k,
+                                          const view<const S, 4>& v, const view<const S, 4>& dout, const view<S, 4>& dq,
+                                          const view<S, 4>& dk, const view<S, 4>& dv, const setting<double>& scale,
+                                          index_t chunk, const sequence_offsets& cu) {
+  check.tensor(q, "q");
+  check.tensor(dout, "dout");
+  check.require(q.extent(3) > 0, "q.extent(3) (D)", "at least 1", q.extent(3));
+  check.require(dout.extent(3) > 0, "dout.extent(3) (E)", "at least 1", dout.extent(3));
+  check_value_rows(check, q, dout, "dout");
+  check_key_rows(check, q, k, "k");
+  check.extent(k, "k", 2, q.extent(2), "N, as q");
+  check.tensor(v, "v");
+  for (int axis = 0; axis < 3; ++axis) check.extent(v, "v", axis, k.extent(axis), "as k");
+  check.extent(v, "v", 3, dout.extent(3), "E, as dout");
+  check.output(dq, "dq");
+  for (int axis = 0; axis < 4; ++axis) check.extent(dq, "dq", axis, q.extent(axis), "as q");
+  check_key_gradients(check, k, v, dk, dv, "dk", "dv");
+  check.require(std::isfinite(scale.or_default(1)), "options.scale", "a finite number", scale.or_default(1));
+  check.require(chunk >= 1, "options.chunk", "at least 1", chunk);
+  check_packed_tokens(check, q, k, cu);
+}
+
+/// No output may overlap an input or another output: `outputs` are (view, name) in turn.
+template <class... Inputs>
+HEED_COLD void check_apart(const checker&, const std::tuple<Inputs...>&) {}
+template <class... Inputs, class Output, class... Others>
+HEED_COLD void check_apart(const checker& check, const std::tuple<Inputs...>& inputs, const Output& output,
+                           const char* name, const Others&... others) {
+  std::apply([&](const auto&... input) { check_aliasing(check, output, name, input...); }, inputs);
+  check_apart(check, std::tuple_cat(inputs, std::tie(output)), others...);
+}
+
+}  // namespace detail
+HEED_ARCH_END

@@ -1,0 +1,188 @@
+/// Gradients of Gated Slot Attention: of the reading of slot values, of the softmax over slots, then of the reading of
+/// slot keys.
+#pragma once
+
+#include <heed/kernel/gated_gradient.hpp>
+#include <heed/kernel/recurrence_backward_run.hpp>
+#include <heed/kernel/slot_chunks.hpp>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+template <class S>
+struct slot_gradient_call {
+  using T = accumulator_t<S>;
+  /// Its outputs are not looked at.
+  slot_call<S> forward;
+  view<const T, 4> scores;
+  view<const S, 4> dout;
+  view<S, 4> dq, dk, dv;
+  view<T, 4> ds, dg;
+  view<T, 4> dinitial_keys, dinitial_values;
+  view<const T, 4> dfinal_keys, dfinal_values;
+};
+
+template <class A, class S>
+class slot_backward_chunks {
+ public:
+  using T = accumulator_t<S>;
+  using P = pack<T, A>;
+
+  explicit slot_backward_chunks(const slot_gradient_call<S>& call) noexcept : call_(call) {}
+
+  struct workspace {
+    workspace(const slot_backward_chunks& op, scratch_cursor& memory) noexcept
+        : slots(memory, op.chunk(), op.slots()),
+          keys(memory, op.chunk(), op.slots(), op.features()),
+          values(memory, op.chunk(), op.slots(), op.value_features()),
+          key_gates(take_rows<T>(memory, op.chunk(), op.slots())),
+          value_gates(take_rows<T>(memory, op.chunk(), op.slots())) {}
+
+    gated_writes<T, A> slots;
+    gated_gradient<T, A> keys, values;
+    row_span<T> key_gates, value_gates;
+  };
+
+  stream_numbering streams() const noexcept { return call_.forward.streams(); }
+  index_t chunk() const noexcept { return call_.forward.chunk_tokens(); }
+  /// Slots are the columns of both states: keys, then values.
+  index_t state_size() const noexcept { return (features() + value_features()) * pitch(); }
+
+  void load_state(const recurrence_stream& stream, T* state) const noexcept {
+    load(call_.forward.initial_keys, call_.forward.initial_values, stream, state);
+  }
+  void load_gradient(const recurrence_stream& stream, T* gradient) const noexcept {
+    load(call_.dfinal_keys, call_.dfinal_values, stream, gradient);
+  }
+  void finish(const recurrence_stream& stream, const T* gradient) const noexcept {
+    if (!call_.dinitial_keys) return;
+    const T* const of_values = values_of_state(gradient);
+    for (index_t m = 0; m < slots(); ++m) {
+      for (index_t d = 0; d < features(); ++d)
+        call_.dinitial_keys(stream.sequence, stream.state_head, d, m) = gradient[d * pitch() + m];
+      for (index_t e = 0; e < value_features(); ++e)
+        call_.dinitial_values(stream.sequence, stream.state_head, m, e) = of_values[e * pitch() + m];
+    }
+  }
+
+  void advance(workspace& space, const recurrence_stream& stream, chunk_span span, const T* from,
+               T* to) const noexcept {
+    prepare(space, stream, span);
+    space.keys.advance(space.slots, from, to);
+    space.values.advance(space.slots, values_of_state(from), values_of_state(to));
+  }
+
+  void retreat(workspace& space, const recurrence_stream& stream, chunk_span span, const T* before, const T* after,
+               const T* later, T* earlier) const noexcept {
+    prepare(space, stream, span);
+    space.slots.prepare_panels();
+    auto& keys = space.keys;
+    auto& values = space.values;
+    const auto gate = gates(stream, span);
+    const P scale(static_cast<T>(call_.forward.scale));
+    for (index_t h = 0; h < stream.heads; ++h) {
+      const index_t head = stream.first_head + h;
+      const auto rows = [&](const auto& tensor) { return stream_rows(tensor, stream, head, span.first, false); };
+      const auto copied = [](index_t, index_t, P x) { return x; };
+      const auto scores = rows(call_.scores);
+      copy_rows<T, A>(scores, 0, span.count, slots(), values.gated_reads, copied);
+      softmax_over_slots<T, A>(values.gated_reads, span.count, slots());
+      copy_rows<T, A>(rows(call_.dout), 0, span.count, value_features(), values.plain_reads, copied);
+      values.template differentiate<true, false>(space.slots, gate, values_of_state(before), values_of_state(later),
+                                                 values_of_state(earlier), h == 0);
+      differentiate_softmax(values.gated_reads, values.dgated_reads, keys.gated_reads, span.count);
+      add_gates(values.gated_reads, row_span<const T>(values.dgated_reads), space.value_gates, span.count, h == 0);
+      add_gates(keys.gated_reads, scores, space.key_gates, span.count, h == 0);
+      copy_rows<T, A>(row_span<const T>(keys.gated_reads), 0, span.count, slots(), keys.gated_reads,
+                      [&](index_t, index_t, P x) { return x * scale; });
+      copy_rows<T, A>(rows(call_.forward.q), 0, span.count, features(), keys.plain_reads, copied);
+      keys.template differentiate<false, true>(space.slots, gate, before, later, earlier, h == 0);
+      store_rows<A>(row_span<const T>(keys.dplain_reads), rows(call_.dq), span.count, features());
+    }
+    const auto rows = [&](const auto& tensor) {
+      return stream_rows(tensor, stream, stream.kv_head, span.first, false);
+    };
+    keys.differentiate_gates(space.slots, after, later, space.key_gates);
+    values.differentiate_gates(space.slots, values_of_state(after), values_of_state(later), space.value_gates);
+    add_rows(keys.dgated_writes, values.dgated_writes, span.count);
+    add_rows(space.key_gates, space.value_gates, span.count);
+    store_rows<A>(row_span<const T>(keys.dplain_writes), rows(call_.dk), span.count, features());
+    store_rows<A>(row_span<const T>(values.dplain_writes), rows(call_.dv), span.count, value_features());
+    store_rows<A>(row_span<const T>(keys.dgated_writes), rows(call_.ds), span.count, slots());
+    store_rows<A>(row_span<const T>(space.key_gates), rows(call_.dg), span.count, slots());
+  }
+
+ private:
+  index_t features() const noexcept { return call_.forward.features(); }
+  index_t slots() const noexcept { return call_.forward.slots(); }
+  index_t value_features() const noexcept { return call_.forward.value_features(); }
+  index_t pitch() const noexcept { return conflict_free_pitch<T>(slots()); }
+  template <class U>
+  U* values_of_state(U* state) const noexcept {
+    return state + features() * pitch();
+  }
+
+  /// Slot values [slots][E] of the caller lie transposed here.
+  void load(const view<const T, 4>& keys, const view<const T, 4>& values, const recurrence_stream& stream,
+            T* to) const noexcept {
+    std::fill_n(to, state_size(), T(0));
+    if (!keys) return;
+    T* const to_values = values_of_state(to);
+    for (index_t m = 0; m < slots(); ++m) {
+      for (index_t d = 0; d < features(); ++d) to[d * pitch() + m] = keys(stream.sequence, stream.state_head, d, m);
+      for (index_t e = 0; e < value_features(); ++e)
+        to_values[e * pitch() + m] = values(stream.sequence, stream.state_head, m, e);
+    }
+  }
+
+  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
+    const auto rows = [&](const auto& tensor) {
+      return stream_rows(tensor, stream, stream.kv_head, span.first, false);
+    };
+    space.slots.prepare(rows(call_.forward.strengths), span.count, gates(stream, span));
+    space.keys.prepare(rows(call_.forward.k), span.count);
+    space.values.prepare(rows(call_.forward.v), span.count);
+  }
+
+  auto gates(const recurrence_stream& stream, chunk_span span) const noexcept {
+    return gate_rows<A>(stream_rows(call_.forward.gates, stream, stream.kv_head, span.first, false), slots());
+  }
+
+  /// du = p (dp - p . dp).
+  void differentiate_softmax(row_span<const T> p, row_span<const T> dp, row_span<T> du, index_t count) const noexcept {
+    constexpr int width = P::lanes;
+    alignas(64) T products[width];
+    for (index_t first = 0; first < count; first += width) {
+      const int some = static_cast<int>(std::min<index_t>(width, count - first));
+      P sums[width];
+      for (int r = 0; r < some; ++r)
+        for (index_t m = 0; m < slots(); m += width)
+          sums[r] = fma(P::load_aligned(p[first + r] + m), P::load_aligned(dp[first + r] + m), sums[r]);
+      sum_each<T, A>(sums).store_aligned(products);
+      for (int r = 0; r < some; ++r)
+        for (index_t m = 0; m < slots(); m += width)
+          (P::load_aligned(p[first + r] + m) * (P::load_aligned(dp[first + r] + m) - P(products[r])))
+              .store_aligned(du[first + r] + m);
+    }
+  }
+
+  /// sums = x y, or += for later heads.
+  void add_gates(row_span<const T> x, row_span<const T> y, row_span<T> sums, index_t count, bool first) const noexcept {
+    for (index_t t = 0; t < count; ++t)
+      for_vectors<T, A>(slots(), [&](index_t m, int some) {
+        const P before = first ? P(T(0)) : P::load_aligned(sums[t] + m);
+        fma(P::load_aligned(x[t] + m), load_some<T, A>(y[t] + m, some), before).store_aligned(sums[t] + m);
+      });
+  }
+
+  void add_rows(row_span<T> to, row_span<const T> other, index_t count) const noexcept {
+    for (index_t t = 0; t < count; ++t)
+      for (index_t m = 0; m < slots(); m += P::lanes)
+        (P::load_aligned(to[t] + m) + P::load_aligned(other[t] + m)).store_aligned(to[t] + m);
+  }
+
+  const slot_gradient_call<S>& call_;
+};
+
+}  // namespace detail
+HEED_ARCH_END
