@@ -232,7 +232,7 @@ class slot_forward_chunks {
       sum_products<T, A>(
           rows, {0, call_.value_features()}, times(row_span<const T>(space.faded_reads), before.values, call_.slots()),
           [](index_t, int, P sum) { return sum; }, times<band::lower>(weights, space.values, span.count),
-          [&](index_t t, int v, P sum) { sum.store(left[t] + v * P::lanes); }, space.ahead);
+          [left](index_t t, int v, P sum) { sum.store(left[t] + v * P::lanes); }, space.ahead);
       leave_rows<T, A>(left, out, 0, span.count, call_.value_features());
     }
   }
