@@ -4,6 +4,7 @@
 #include <heed/core/recurrence_options.hpp>
 #include <heed/kernel/softmax_checks.hpp>
 
+#include <algorithm>
 #include <tuple>
 
 HEED_ARCH_BEGIN
@@ -73,7 +74,8 @@ HEED_COLD index_t checked_offset(const checker& check, const view<const S, 4>& q
                 offset);
   check.require(!(reverse || cu) || (offset == 0 && q.extent(2) == k.extent(2)), "options.q_offset",
                 "0 and N = M in reverse or in a packed batch", offset);
-  return offset;
+  // Farther before the keys than all queries is as far as all queries.
+  return std::max(offset, -q.extent(2));
 }
 
 /// Inputs, upstream gradient and gradients of N tokens.
