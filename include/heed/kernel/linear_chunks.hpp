@@ -161,14 +161,25 @@ class linear_forward_chunks {
     const auto keys = stream_rows(call_.k, stream, stream.kv_head, span.first, call_.reverse);
     const auto values = stream_rows(call_.v, stream, stream.kv_head, span.first, call_.reverse);
     if constexpr (Kind == gate_kind::feature) {
-      space.decay.template multiply<A>(span.count, features, gates(stream, span));
-      for (index_t t = 0; t < span.count; ++t)
-        for (index_t i = features.low; i < features.high; i += P::lanes) {
-          const int some = static_cast<int>(std::min<index_t>(P::lanes, features.high - i));
-          (load_some<T, A>(keys[t] + i, some) * space.decay.template after_at<A>(t, i))
-              .store_aligned(space.key_copies[t] + i);
-        }
-      space.keys = space.key_copies;
+      const auto some = [&](index_t i) { return static_cast<int>(std::min<index_t>(P::lanes, call_.features() - i)); };
+      const auto written = [&](index_t t, index_t i, P product) {
+        return load_some<T, A>(keys[t] + i, some(i)) * product;
+      };
+      const index_range seen = tokens_of_queries(span);
+      if (stream.heads == 1) {
+        const auto queries = query_rows(stream, 0, span);
+        space.decay.template multiply<A>(
+            span.count, features, gates(stream, span),
+            [&](index_t t, index_t i, P product) {
+              if (t < seen.low || t >= seen.high) return product;
+              return load_some<T, A>(queries[t] + i, some(i)) * product;
+            },
+            written);
+      } else {
+        space.decay.template multiply<A>(
+            span.count, features, gates(stream, span), [](index_t, index_t, P product) { return product; }, written);
+      }
+      space.keys = space.decay.after;
     } else {
       space.keys = rows_for_scalars<T, A>(keys, 0, span.count, call_.features(), space.key_copies);
     }
@@ -181,8 +192,7 @@ class linear_forward_chunks {
   }
 
   void attend(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
-    const index_t begin = std::clamp<index_t>(call_.offset - span.first, 0, span.count);
-    const index_t end = std::clamp<index_t>(call_.offset + queries() - span.first, 0, span.count);
+    const auto [begin, end] = tokens_of_queries(span);
     if (begin == end) return;
     if constexpr (Kind == gate_kind::feature)
       transpose_rows<T, A>(space.keys, span.count, space.panels, [&](index_t d) { return P(space.decay.inverse[d]); });
@@ -193,14 +203,17 @@ class linear_forward_chunks {
     const P scale(static_cast<T>(call_.scale));
     for (index_t h = 0; h < stream.heads; ++h) {
       const index_t head = stream.first_head + h, shift = call_.reverse ? 0 : call_.offset;
-      const auto queries = stream_rows(call_.q, stream, head, span.first - shift, call_.reverse);
+      const auto queries = query_rows(stream, h, span);
       const auto out = stream_rows(call_.out, stream, head, span.first - shift, call_.reverse);
       const row_span<T> left = rows_to_leave<T, A>(out, call_.value_features(), space.out_copies);
       row_span<const T> faded = space.query_copies;
-      if constexpr (Kind == gate_kind::feature)
-        copy_rows<T, A>(queries, begin, end, call_.features(), space.query_copies,
-                        [&](index_t t, index_t i, P x) { return x * space.decay.template until_at<A>(t, i); });
-      else
+      if constexpr (Kind == gate_kind::feature) {
+        if (stream.heads == 1)
+          faded = space.decay.until;
+        else
+          copy_rows<T, A>(queries, begin, end, call_.features(), space.query_copies,
+                          [&](index_t t, index_t i, P x) { return x * space.decay.template until_at<A>(t, i); });
+      } else
         faded = rows_for_scalars<T, A>(queries, begin, end, call_.features(), space.query_copies);
       if (Kind != gate_kind::feature || space.decay.mild)
         lower_products<T, A>(faded, space.panels, {begin, end}, space.weights, space.ahead);
@@ -240,6 +253,16 @@ class linear_forward_chunks {
   }
 
  private:
+  /// Tokens of a chunk that have a query.
+  index_range tokens_of_queries(chunk_span span) const noexcept {
+    return {std::clamp<index_t>(call_.offset - span.first, 0, span.count),
+            std::clamp<index_t>(call_.offset + queries() - span.first, 0, span.count)};
+  }
+  /// Queries of a head of a stream, by tokens of a chunk.
+  row_span<const S> query_rows(const recurrence_stream& stream, index_t head, chunk_span span) const noexcept {
+    return stream_rows(call_.q, stream, stream.first_head + head, span.first - (call_.reverse ? 0 : call_.offset),
+                       call_.reverse);
+  }
   index_t queries() const noexcept { return call_.cu ? call_.k.extent(2) : call_.q.extent(2); }
 
   /// The gates of a vector of features of a token.
