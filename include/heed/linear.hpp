@@ -3,5 +3,6 @@
 
 #include <heed/core/tensor.hpp>
 #include <heed/ops/linear/agent.hpp>
+#include <heed/ops/linear/efficient.hpp>
 #include <heed/ops/linear/gated_forward.hpp>
 #include <heed/ops/linear/gated_slot_forward.hpp>
