@@ -1,0 +1,8 @@
+/// The linear family: attention in time and memory linear in the length.
+#pragma once
+
+#include <heed/core/tensor.hpp>
+#include <heed/ops/linear/agent.hpp>
+#include <heed/ops/linear/efficient.hpp>
+#include <heed/ops/linear/gated_forward.hpp>
+#include <heed/ops/linear/gated_slot_forward.hpp>
