@@ -34,30 +34,32 @@ struct linear_call {
   index_t row(const recurrence_stream& stream, index_t t) const noexcept {
     return stream.first_token + (reverse ? stream.tokens - 1 - t : t);
   }
+  /// Whether a query head has one gate for all tokens, and so a state of its own.
+  bool constant() const noexcept { return slopes.extent(0) > 0; }
   T token_log_gate(const recurrence_stream& stream, index_t t) const noexcept {
-    return slopes ? -slopes[stream.state_head] : token_gates(stream.batch, stream.kv_head, row(stream, t));
+    return constant() ? -slopes[stream.state_head] : token_gates(stream.batch, stream.kv_head, row(stream, t));
   }
   stream_numbering streams() const noexcept {
-    return {cu ? cu.size() - 1 : q.extent(0),   q.extent(1), k.extent(1),
-            slopes ? q.extent(1) : k.extent(1), k.extent(2), cu};
+    return {cu ? cu.size() - 1 : q.extent(0),       q.extent(1), k.extent(1),
+            constant() ? q.extent(1) : k.extent(1), k.extent(2), cu};
   }
 };
 
 /// Gates of one number a token, and what they multiply up to within a chunk.
 template <class T>
 struct token_decay {
-  T* gate = nullptr;   ///< [t]
-  T* until = nullptr;  ///< [t]: product of the gates up to t, its own included
-  T* after = nullptr;  ///< [t]: product of the gates after t
-  T* faded = nullptr;  ///< [j]: product of the gates of tokens j + 1 .. t, while t goes up
+  T* gate = nullptr;         ///< [t]
+  T* until = nullptr;        ///< [t]: product of the gates up to t, its own included
+  const T* after = nullptr;  ///< [t]: product of the gates after t
   T total = T(1);
 
   token_decay() = default;
-  token_decay(scratch_cursor& memory, index_t tokens) noexcept
-      : gate(memory.take<T>(tokens)),
-        until(memory.take<T>(tokens)),
-        after(memory.take<T>(tokens)),
-        faded(memory.take<T>(round_up(tokens, cache_line))) {}
+  token_decay(scratch_cursor& memory, index_t of_tokens) noexcept
+      : gate(memory.take<T>(of_tokens)),
+        until(memory.take<T>(of_tokens)),
+        tokens(of_tokens),
+        products(memory.take<T>(of_tokens)),
+        faded(memory.take<T>(of_tokens + cache_line)) {}
 
   static T flushed(T x) noexcept { return x < negligible_decay<T> ? T(0) : x; }
 
@@ -69,26 +71,57 @@ struct token_decay {
     for (index_t t = 0; t < count; ++t) until[t] = total = flushed(total * gate[t]);
     T product = T(1);
     for (index_t t = count - 1; t >= 0; --t) {
-      after[t] = product;
+      products[t] = product;
       product = flushed(product * gate[t]);
     }
+    after = products;
+  }
+
+  /// From one log gate for all tokens. Its powers are kept as long as it stays.
+  void repeat(index_t count, T log_gate) noexcept {
+    if (!(log_gate == repeated)) {
+      repeated = log_gate;
+      for (index_t t = 0; t < tokens; ++t) until[t] = power(t + 1);
+      for (index_t t = 0; t < tokens; ++t) faded[t] = t + 1 == tokens ? T(1) : until[tokens - 2 - t];
+      std::fill_n(faded + tokens, cache_line, T(0));
+    }
+    after = faded + (tokens - count);
+    total = until[count - 1];
   }
 
   /// weights[t][j] *= product of the gates of tokens j + 1 .. t, for j <= t and rows [begin, end).
   template <class A>
   HEED_NOINLINE void fade(row_span<T> weights, index_t begin, index_t end) const noexcept {
     using P = pack<T, A>;
+    const auto fade_row = [&](index_t t, const T* products_of_row) {
+      for (index_t j = 0; j <= t; j += P::lanes)
+        (P::load_aligned(weights[t] + j) * P::load(products_of_row + j)).store_aligned(weights[t] + j);
+    };
+    if (repeated <= 0) {
+      for (index_t t = begin; t < end; ++t) fade_row(t, faded + (tokens - 1 - t));
+      return;
+    }
     std::fill_n(faded, round_up(end, P::lanes), T(0));
     for (index_t t = 0; t < end; ++t) {
       const P a(gate[t]);
       for (index_t j = 0; j < t; j += P::lanes)
         without_negligible(P::load_aligned(faded + j) * a).store_aligned(faded + j);
       faded[t] = T(1);
-      if (t >= begin)
-        for (index_t j = 0; j <= t; j += P::lanes)
-          (P::load_aligned(weights[t] + j) * P::load_aligned(faded + j)).store_aligned(weights[t] + j);
+      if (t >= begin) fade_row(t, faded);
     }
   }
+
+ private:
+  T power(index_t exponent) const noexcept {
+    return flushed(static_cast<T>(std::exp(static_cast<double>(repeated) * static_cast<double>(exponent))));
+  }
+
+  index_t tokens = 0;
+  T* products = nullptr;
+  /// [j]: product of the gates of tokens j + 1 .. t, while t goes up; or, of a gate that is repeated, its powers
+  /// tokens - 1 - j, then zeros.
+  T* faded = nullptr;
+  T repeated = std::numeric_limits<T>::quiet_NaN();
 };
 
 template <class A, class S, gate_kind Kind>
@@ -185,7 +218,10 @@ class linear_forward_chunks {
     }
     space.values = rows_for_vectors<T, A>(values, 0, span.count, call_.value_features(), space.value_copies);
     if constexpr (Kind == gate_kind::token) {
-      space.token.template multiply<A>(span.count, token_log_gates(stream, span));
+      if (call_.constant())
+        space.token.repeat(span.count, call_.token_log_gate(stream, span.first));
+      else
+        space.token.template multiply<A>(span.count, token_log_gates(stream, span));
       copy_rows<T, A>(values, 0, span.count, call_.value_features(), space.faded_values,
                       [&](index_t t, index_t, P x) { return x * P(space.token.after[t]); });
     }
