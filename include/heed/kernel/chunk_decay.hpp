@@ -18,6 +18,12 @@ HEED_INLINE pack<T, A> without_negligible(pack<T, A> x) noexcept {
   return select(abs(x) < pack<T, A>(negligible_decay<T>), pack<T, A>(T(0)), x);
 }
 
+/// The same for x >= 0.
+template <class T, class A>
+HEED_INLINE pack<T, A> decayed(pack<T, A> x) noexcept {
+  return select(x < pack<T, A>(negligible_decay<T>), pack<T, A>(T(0)), x);
+}
+
 /// exp of a log gate, -inf included.
 template <class T, class A>
 HEED_INLINE pack<T, A> gate_of(pack<T, A> log_gate) noexcept {
@@ -62,9 +68,12 @@ struct chunk_decay {
     return pack<T, A>::load_aligned(after[t] + i);
   }
 
-  /// From gate(t, i), the gates of a vector of features of token t, for some features.
-  template <class A, class Gate>
-  HEED_NOINLINE void multiply(index_t count, index_range features, const Gate& gate) noexcept {
+  /// From gate(t, i), the gates of a vector of features of token t, for some features. What read(t, i, product) and
+  /// write(t, i, product) make of the products is what `until` and `after` hold in the end: the products themselves, or
+  /// rows times them, which spares a pass.
+  template <class A, class Gate, class Read, class Write>
+  HEED_NOINLINE void multiply(index_t count, index_range features, const Gate& gate, const Read& read,
+                              const Write& write) noexcept {
     using P = pack<T, A>;
     if (features.low == 0) mild = true;
     // Several vectors at a time: each is a chain of multiplications.
@@ -78,8 +87,8 @@ struct chunk_decay {
                          for (int v = 0; v < some; ++v) {
                            const index_t i = (first + v) * index_t(P::lanes);
                            const P a = gate(t, i);
-                           product[v] = without_negligible(product[v] * a);
-                           product[v].store_aligned(until[t] + i);
+                           product[v] = decayed(product[v] * a);
+                           read(t, i, product[v]).store_aligned(until[t] + i);
                            a.store_aligned(after[t] + i);
                          }
                        for (int v = 0; v < some; ++v) {
@@ -94,15 +103,21 @@ struct chunk_decay {
                          for (int v = 0; v < some; ++v) {
                            const index_t i = (first + v) * index_t(P::lanes);
                            const P a = P::load_aligned(after[t] + i);
-                           product[v].store_aligned(after[t] + i);
-                           product[v] = without_negligible(product[v] * a);
+                           write(t, i, product[v]).store_aligned(after[t] + i);
+                           product[v] = decayed(product[v] * a);
                          }
                      });
+  }
+  template <class A, class Gate>
+  void multiply(index_t count, index_range features, const Gate& gate) noexcept {
+    const auto product = [](index_t, index_t, pack<T, A> x) { return x; };
+    multiply<A>(count, features, gate, product, product);
   }
 };
 
 /// Calls visit(t) for t in [0, count), when rows[j], j <= t, hold what they did times the gates of tokens j + 1 .. t.
-/// The way for chunks that are not mild: it divides by nothing, and costs a multiplication a pair of tokens and feature.
+/// The way for chunks that are not mild: it divides by nothing, and costs a multiplication a pair of tokens and
+/// feature.
 template <class T, class A, class Gate, class Visit>
 void decay_downward(index_t count, index_t features, row_span<T> rows, const Gate& gate, const Visit& visit) noexcept {
   using P = pack<T, A>;

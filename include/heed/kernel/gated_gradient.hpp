@@ -87,7 +87,7 @@ class gated_gradient {
   }
 
   /// The state after a chunk from the one before.
-  void advance(const gated_writes<T, A>& gated, const T* from, T* to) const noexcept {
+  void advance(const gated_writes<T, A>& gated, const T* from, T* to) noexcept {
     add_to_state(gated, plain_writes, gated.left, from, to, true);
   }
 
@@ -103,9 +103,9 @@ class gated_gradient {
     copy_rows<T, A>(row_span<const T>(gated_reads), 0, gated.count, gated_, seen_,
                     [&](index_t t, index_t i, P x) { return x * decay.template until_at<A>(t, i); });
     if (first_head) transpose_rows<T, A>(plain_writes, gated.count, panels_, [](index_t) { return P(T(1)); });
-    lower_products<T, A>(row_span<const T>(plain_reads), panels_, rows, plain_weights_);
+    lower_products<T, A>(row_span<const T>(plain_reads), panels_, rows, plain_weights_, ahead);
     if (decay.mild)
-      lower_products<T, A>(seen, gated.panels, rows, gated_weights_);
+      lower_products<T, A>(seen, gated.panels, rows, gated_weights_, ahead);
     else
       weigh_carefully(gated, gate);
 
@@ -117,7 +117,7 @@ class gated_gradient {
                              const index_t i = v * index_t(P::lanes);
                              (sum * (decay.template until_at<A>(t, i) * P::load_aligned(decay.inverse + i)))
                                  .store_aligned(dgated_reads[t] + i);
-                           });
+                           }, ahead);
       else
         read_carefully(gated, gate, from_state);
     }
@@ -125,7 +125,7 @@ class gated_gradient {
       transpose_state(state(before));
       sum_products<T, A>(rows, plain_range, times(seen, row_span<const T>(transposed_), gated_), same,
                          times<band::lower>(weights, plain_writes, gated.count),
-                         [&](index_t t, int v, P sum) { sum.store_aligned(dplain_reads[t] + v * P::lanes); });
+                         [&](index_t t, int v, P sum) { sum.store_aligned(dplain_reads[t] + v * P::lanes); }, ahead);
     }
 
     differentiate_gated_writes(gated, gate, state(later), first_head);
@@ -134,11 +134,11 @@ class gated_gradient {
     const auto emit = [&](index_t t, int v, P sum) { sum.store_aligned(dplain_writes[t] + v * P::lanes); };
     if (first_head)
       sum_products<T, A>(rows, plain_range, times(left, row_span<const T>(transposed_), gated_), same, from_later_reads,
-                         emit);
+                         emit, ahead);
     else
       sum_product<T, A>(
           rows, plain_range, [&](index_t t, int v) { return P::load_aligned(dplain_writes[t] + v * P::lanes); },
-          from_later_reads, emit);
+          from_later_reads, emit, ahead);
     add_to_state(gated, plain_reads, seen, first_head ? later : earlier, earlier, first_head);
   }
 
@@ -158,6 +158,8 @@ class gated_gradient {
     }
   }
 
+  /// What products call into the cache meanwhile.
+  prefetcher ahead;
   /// y: of the caller, or copies.
   row_span<const T> plain_writes;
   row_span<T> plain_copies;
@@ -175,7 +177,7 @@ class gated_gradient {
 
   /// to = from, faded by the chunk if told so, + sum_t plain_t gated_t^T.
   void add_to_state(const gated_writes<T, A>& gated, row_span<const T> plain_rows, row_span<const T> gated_rows,
-                    const T* from, T* to, bool fade) const noexcept {
+                    const T* from, T* to, bool fade) noexcept {
     sum_product<T, A>(
         {0, plain_}, {0, gated_},
         [&](index_t l, int v) {
@@ -183,7 +185,7 @@ class gated_gradient {
           return fade ? without_negligible(before * P::load_aligned(gated.decay.total + v * P::lanes)) : before;
         },
         transposed_times(plain_rows, gated_rows, gated.count),
-        [&](index_t l, int v, P sum) { sum.store_aligned(state(to)[l] + v * P::lanes); });
+        [&](index_t l, int v, P sum) { sum.store_aligned(state(to)[l] + v * P::lanes); }, ahead);
   }
 
   void transpose_state(row_span<const T> from) noexcept {
@@ -216,19 +218,19 @@ class gated_gradient {
                            [&](index_t t, int v, P sum) {
                              const index_t i = v * index_t(P::lanes);
                              (sum * factor(t, i)).store_aligned(dgated_writes[t] + i);
-                           });
+                           }, ahead);
       else
         sum_products<T, A>(rows, range, no_terms{}, same, from_later_reads, [&](index_t t, int v, P sum) {
           const index_t i = v * index_t(P::lanes);
           fma(sum, factor(t, i), P::load_aligned(dgated_writes[t] + i)).store_aligned(dgated_writes[t] + i);
-        });
+        }, ahead);
       return;
     }
     if (first_head)
       sum_products<T, A>(rows, range, from_later_chunks, same, no_terms{}, [&](index_t t, int v, P sum) {
         const index_t i = v * index_t(P::lanes);
         (sum * decay.template after_at<A>(t, i)).store_aligned(dgated_writes[t] + i);
-      });
+      }, ahead);
     copy_rows<T, A>(row_span<const T>(gated_reads), 0, gated.count, gated_, faded_,
                     [](index_t, index_t, P x) { return x; });
     decay_upward<T, A>(gated.count, gated_, faded_, gate, [&](index_t j) {
@@ -268,7 +270,7 @@ class gated_gradient {
                        [&](index_t t, int v, P sum) {
                          const index_t i = v * index_t(P::lanes);
                          (sum * gated.decay.template until_at<A>(t, i)).store_aligned(dgated_reads[t] + i);
-                       });
+                       }, ahead);
     fade_writes(gated, gate, [&](index_t t) {
       for (index_t j = 0; j <= t; ++j) add_scaled(plain_weights_[t][j], faded_[j], dgated_reads[t]);
     });
