@@ -1,9 +1,9 @@
 /// Mixers of tokens: causal layers that differ in what a query reads, softmax attention, linear attention, gated linear
 /// attention (GLA) or gated slot attention (GSA). All have the same frame,
 ///
-///     y = rms_norm(mix(convolution([q k v]), rest)) Wout          [q k v rest] = x Win
+///     y = rms_norm(mix(map(convolution([q k v])), rest)) Wout          [q k v rest] = x Win
 ///
-/// and the same use: forward(x, batch) and backward(dy), as the layers of layers.hpp.
+/// where map is silu for GLA and GSA, and the same use: forward(x, batch) and backward(dy), as the layers of layers.hpp.
 #pragma once
 
 #include <heed/core/tensor.hpp>
@@ -23,7 +23,6 @@ struct mixer_shape {
   index_t heads = 1;                           // H
   index_t features = 64, value_features = 64;  // D, E
   index_t slots = 32;                          // S, of GSA alone
-  double tau = 8;
   index_t taps = 4;                            // of the convolution
 };
 
@@ -35,7 +34,8 @@ class mixer {
   matrix<T> forward(matrix<T> x, index_t batch) {
     batch_ = batch;
     const matrix<T> projected = in_.forward(std::move(x));
-    qkv_ = convolution_.forward(projected.leftCols(qkv_width_), batch);
+    convolved_ = convolution_.forward(projected.leftCols(qkv_width_), batch);
+    qkv_ = map_ == feature_map::silu ? silu(convolved_) : convolved_;
     rest_ = projected.rightCols(rest_width_);
     mixed_.resize(qkv_.rows(), shape_.heads * shape_.value_features);
     return out_.forward(norm_.forward(mix()));
@@ -45,6 +45,7 @@ class mixer {
     dqkv_.resize(dy.rows(), qkv_width_);
     drest_.resize(dy.rows(), rest_width_);
     mix_backward(norm_.backward(out_.backward(dy)));
+    if (map_ == feature_map::silu) dqkv_ = silu_backward(convolved_, dqkv_);
     matrix<T> dprojected(dy.rows(), qkv_width_ + rest_width_);
     dprojected << convolution_.backward(dqkv_), drest_;
     return in_.backward(dprojected);
@@ -54,8 +55,11 @@ class mixer {
   virtual index_t state_size(index_t length) const = 0;
 
  protected:
-  mixer(parameters<T>& all, const mixer_shape& shape, index_t rest_of_head)
+  enum class feature_map { identity, silu };
+
+  mixer(parameters<T>& all, const mixer_shape& shape, index_t rest_of_head, feature_map map)
       : shape_(shape),
+        map_(map),
         qkv_width_(shape.heads * (2 * shape.features + shape.value_features)),
         rest_width_(shape.heads * rest_of_head),
         in_(all, shape.width, qkv_width_ + rest_width_),
@@ -91,18 +95,20 @@ class mixer {
   matrix<T> qkv_, rest_, mixed_, dqkv_, drest_;
 
  private:
+  feature_map map_;
   index_t qkv_width_, rest_width_;
   linear<T> in_;
   short_convolution<T> convolution_;
   rms_norm<T> norm_;
   linear<T> out_;
+  matrix<T> convolved_;
 };
 
 /// Softmax attention. Its state are the keys and values.
 template <class T>
 class softmax_mixer : public mixer<T> {
  public:
-  softmax_mixer(parameters<T>& all, const mixer_shape& shape) : mixer<T>(all, shape, 0) {}
+  softmax_mixer(parameters<T>& all, const mixer_shape& shape) : mixer<T>(all, shape, 0, mixer<T>::feature_map::identity) {}
 
   index_t state_size(index_t length) const override {
     return length * this->shape_.heads * (this->shape_.features + this->shape_.value_features);
@@ -131,7 +137,7 @@ class softmax_mixer : public mixer<T> {
 template <class T>
 class linear_mixer : public mixer<T> {
  public:
-  linear_mixer(parameters<T>& all, const mixer_shape& shape) : mixer<T>(all, shape, 0) {}
+  linear_mixer(parameters<T>& all, const mixer_shape& shape) : mixer<T>(all, shape, 0, mixer<T>::feature_map::identity) {}
 
   index_t state_size(index_t) const override {
     return this->shape_.heads * this->shape_.features * (this->shape_.value_features + 1);
@@ -160,14 +166,14 @@ class linear_mixer : public mixer<T> {
 template <class T>
 class gla_mixer : public mixer<T> {
  public:
-  gla_mixer(parameters<T>& all, const mixer_shape& shape) : mixer<T>(all, shape, shape.features) {}
+  gla_mixer(parameters<T>& all, const mixer_shape& shape) : mixer<T>(all, shape, shape.features, mixer<T>::feature_map::silu) {}
 
   index_t state_size(index_t) const override {
     return this->shape_.heads * this->shape_.features * this->shape_.value_features;
   }
 
  private:
-  T tau = static_cast<T>(2 * this->shape_.tau);
+  static constexpr T tau = 16;
 
   matrix<T> mix() override {
     const auto& qkv = this->qkv_;
@@ -193,7 +199,8 @@ class gla_mixer : public mixer<T> {
 template <class T>
 class gsa_mixer : public mixer<T> {
  public:
-  gsa_mixer(parameters<T>& all, const mixer_shape& shape) : mixer<T>(all, shape, shape.slots) {}
+  gsa_mixer(parameters<T>& all, const mixer_shape& shape)
+      : mixer<T>(all, shape, shape.slots, mixer<T>::feature_map::silu) {}
 
   index_t state_size(index_t) const override {
     return this->shape_.heads * this->shape_.slots * (this->shape_.features + this->shape_.value_features);
@@ -201,12 +208,10 @@ class gsa_mixer : public mixer<T> {
 
  private:
   matrix<T> mix() override {
-    features_ = silu(this->qkv_);
-    writes_.resize(this->rest_.rows(), this->rest_.cols());
-    gates_.resize(this->rest_.rows(), this->rest_.cols());
-    scores_.resize(this->rest_.rows(), this->rest_.cols());
-    heed::slot_gates_forward(this->heads(std::as_const(this->rest_)), this->heads(writes_), this->heads(gates_), {.tau = this->shape_.tau});
-    const auto& qkv = features_;
+    const auto& qkv = this->qkv_;
+    const auto& logits = this->rest_;
+    for (auto* each : {&writes_, &gates_, &scores_}) each->resize(logits.rows(), logits.cols());
+    heed::slot_gates_forward(this->heads(logits), this->heads(writes_), this->heads(gates_));
     heed::gated_slot_forward(this->q_of(qkv), this->k_of(qkv), this->v_of(qkv), this->heads(writes_),
                              this->heads(gates_), this->heads(this->mixed_),
                              {.scale = 1, .scores = this->heads(scores_)});
@@ -214,19 +219,19 @@ class gsa_mixer : public mixer<T> {
   }
 
   void mix_backward(const matrix<T>& dy) override {
-    const auto& qkv = features_;
+    const auto& qkv = this->qkv_;
+    auto& dqkv = this->dqkv_;
     const matrix<T> dmixed = silu_backward(this->mixed_, dy);
-    matrix<T> dfeatures(qkv.rows(), qkv.cols()), dwrites(writes_.rows(), writes_.cols()), dgates = dwrites;
+    matrix<T> dwrites(writes_.rows(), writes_.cols()), dgates(gates_.rows(), gates_.cols());
     heed::gated_slot_backward(this->q_of(qkv), this->k_of(qkv), this->v_of(qkv), this->heads(writes_),
-                              this->heads(gates_), this->heads(scores_), this->heads(dmixed), this->q_of(dfeatures),
-                              this->k_of(dfeatures), this->v_of(dfeatures), this->heads(dwrites), this->heads(dgates),
+                              this->heads(gates_), this->heads(scores_), this->heads(dmixed), this->q_of(dqkv),
+                              this->k_of(dqkv), this->v_of(dqkv), this->heads(dwrites), this->heads(dgates),
                               {.scale = 1});
     heed::slot_gates_backward(this->heads(this->rest_), this->heads(dwrites), this->heads(dgates),
-                              this->heads(this->drest_), {.tau = this->shape_.tau});
-    this->dqkv_ = silu_backward(this->qkv_, dfeatures);
+                              this->heads(this->drest_));
   }
 
-  matrix<T> features_, writes_, gates_, scores_;
+  matrix<T> writes_, gates_, scores_;
 };
 
 /// By the name of the operator.
