@@ -36,6 +36,14 @@ HEED_COLD void check_state(const checker& check, const view<T, 4>& state, const 
     check.output(state, name);
 }
 
+/// A state that a call cannot do without.
+template <class T>
+HEED_COLD void check_given_state(const checker& check, const view<T, 4>& state, const char* name, index_t sequences,
+                                 index_t heads, index_t rows, index_t columns) {
+  check.require(static_cast<bool>(state) || sequences * heads * rows * columns == 0, name, "data", "a null pointer");
+  check_state(check, state, name, sequences, heads, rows, columns);
+}
+
 /// Keys and values of queries, and outputs beside them.
 template <class S>
 HEED_COLD void check_recurrence(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k,

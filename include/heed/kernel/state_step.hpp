@@ -88,15 +88,19 @@ void step_state(T* state, index_t stride, index_t rows, index_t columns, const s
   using shape = state_step_shape<T, A>;
   constexpr int width = lanes<T, A>;
   const auto columns_of = [&]<int Heads, bool Write>(index_t head) {
-    constexpr int most = shape::vectors(Heads);
     const T* const read = reads + head * reads_pitch;
     T* const sum = sums + head * sums_pitch;
     index_t e = 0;
-    for (; e + most * width <= columns; e += most * width)
-      step_columns<Heads, most, Write, Gates, T, A>(state, stride, rows, write, e, read, reads_pitch, sum, sums_pitch);
-    if constexpr (most > 1)
-      for (; e + width <= columns; e += width)
-        step_columns<Heads, 1, Write, Gates, T, A>(state, stride, rows, write, e, read, reads_pitch, sum, sums_pitch);
+    const auto by = [&](auto vectors) {
+      constexpr int some = decltype(vectors)::value;
+      for (; e + some * width <= columns; e += some * width)
+        step_columns<Heads, some, Write, Gates, T, A>(state, stride, rows, write, e, read, reads_pitch, sum,
+                                                      sums_pitch);
+    };
+    constexpr int most = shape::vectors(Heads);
+    by(std::integral_constant<int, most>{});
+    if constexpr (most > 2) by(std::integral_constant<int, most / 2>{});
+    if constexpr (most > 1) by(std::integral_constant<int, 1>{});
   };
   index_t head = std::min<index_t>(heads, heads >= shape::heads ? shape::heads : 1);
   if (head == shape::heads)
