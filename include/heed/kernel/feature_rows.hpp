@@ -101,6 +101,47 @@ void map_rows(feature_map map, row_span<const S> from, index_t begin, index_t en
   with_feature_map<T, A>(map, [&](const auto& f) { make_rows<T, A>(from, begin, end, features, to, f); });
 }
 
+/// to[t][i] *= slope(y, to[t][i]) for rows y of features, where slope is what the map's derivative makes of its value.
+template <class T, class A, class F>
+HEED_INLINE void scale_by_slopes(row_span<const T> y, index_t begin, index_t end, index_t features, row_span<T> to,
+                                 const F& slope) noexcept {
+  using P = pack<T, A>;
+  for (index_t t = begin; t < end; ++t)
+    for_vectors<T, A>(features, [&](index_t i, int) {
+      (P::load_aligned(to[t] + i) * slope(P::load_aligned(y[t] + i))).store_aligned(to[t] + i);
+    });
+}
+
+/// Gradients by rows x, from those by their features y.
+template <class T, class A>
+HEED_NOINLINE void differentiate_map(feature_map map, row_span<const T> y, index_t begin, index_t end, index_t features,
+                                     row_span<T> gradients) noexcept {
+  using P = pack<T, A>;
+  const auto by = [&](const auto& slope) { scale_by_slopes<T, A>(y, begin, end, features, gradients, slope); };
+  switch (map) {
+    case feature_map::identity:
+      return;
+    case feature_map::elu_plus_one:
+      return by([](P x) { return min(P(T(1)), x); });
+    case feature_map::relu:
+      return by([](P x) { return select(x > P(T(0)), P(T(1)), P(T(0))); });
+    case feature_map::exp:
+      return by([](P x) { return x; });
+    case feature_map::softmax:
+      break;
+  }
+  for (index_t t = begin; t < end; ++t) {
+    P sum(T(0));
+    for_vectors<T, A>(features, [&](index_t i, int) {
+      sum = fma(P::load_aligned(y[t] + i), P::load_aligned(gradients[t] + i), sum);
+    });
+    const P mean(reduce_add(sum));
+    for_vectors<T, A>(features, [&](index_t i, int) {
+      (P::load_aligned(y[t] + i) * (P::load_aligned(gradients[t] + i) - mean)).store_aligned(gradients[t] + i);
+    });
+  }
+}
+
 /// What keys lose, and how much the state fades from token to token, where features are shifted.
 template <class T>
 struct key_shifts {
@@ -169,19 +210,21 @@ class feature_rows {
     return call_.shifted() ? round_up(call_.features(), cache_line / index_t(sizeof(T))) : 0;
   }
 
-  void load_state(const recurrence_stream& stream, T* state, index_t pitch) const noexcept {
-    T* const largest = state + call_.features() * pitch;
+  void load_state(const recurrence_stream& stream, T* state, index_t row_step, index_t column_step,
+                  T* largest) const noexcept {
     if (call_.shifted()) std::fill_n(largest, extra_numbers(), key_shifts<T>::none);
     if (!call_.initial_state) return;
     for (index_t d = 0; d < call_.features(); ++d) {
-      T* const row = state + d * pitch;
-      std::copy_n(&call_.initial_state(stream.sequence, stream.state_head, d, 0), call_.value_features(), row);
+      T* const row = state + d * row_step;
+      for (index_t e = 0; e < call_.value_features(); ++e)
+        row[e * column_step] = call_.initial_state(stream.sequence, stream.state_head, d, e);
       if (!call_.normalise) continue;
-      const T sum = row[call_.value_features()] = call_.initial_sum(stream.sequence, stream.state_head, d);
+      const T sum = call_.initial_sum(stream.sequence, stream.state_head, d);
+      row[call_.value_features() * column_step] = sum;
       if (!call_.shifted()) continue;
       // As if the sum were that of one key.
       largest[d] = sum == T(0) ? key_shifts<T>::none : std::log(sum);
-      for (index_t e = 0; e < columns(); ++e) row[e] = sum == T(0) ? T(0) : row[e] / sum;
+      for (index_t e = 0; e < columns(); ++e) row[e * column_step] /= sum == T(0) ? T(1) : sum;
     }
   }
   void store_state(const recurrence_stream& stream, const T* state, index_t pitch) const noexcept {
@@ -248,7 +291,8 @@ class feature_rows {
       T factor = T(1);
       if (call_.normalise) {
         const T sum = row[call_.value_features()], eps = static_cast<T>(call_.eps);
-        factor = T(1) / (sum + (call_.shifted() ? eps * std::exp(-space.lost[t]) : eps));
+        // No eps is none, however small the sum was made.
+        factor = T(1) / (sum + (call_.shifted() && eps > T(0) ? eps * std::exp(-space.lost[t]) : eps));
         if (call_.denominator)
           call_.denominator(stream.batch, head, stream.first_token + first + t) =
               call_.shifted() ? log_of_sum(space.lost[t] + std::log(sum), std::log(eps)) : sum + eps;
@@ -259,6 +303,17 @@ class feature_rows {
     }
   }
 
+ protected:
+  /// Puts a number behind those of a row's values, if sums are kept beside them.
+  void append(T* row, T last) const noexcept {
+    if (!call_.normalise) return;
+    const index_t at = call_.value_features();
+    if (at % P::lanes == 0) P(T(0)).store_aligned(row + at);
+    row[at] = last;
+  }
+
+  const feature_call<S>& call_;
+
  private:
   /// log(e^a + e^b).
   static T log_of_sum(T a, T b) noexcept {
@@ -268,12 +323,7 @@ class feature_rows {
 
   void copy_with_ones(row_span<const S> values, index_t count, row_span<T> to) const noexcept {
     copy_rows<T, A>(values, 0, count, call_.value_features(), to, [](index_t, index_t, P x) { return x; });
-    if (!call_.normalise) return;
-    const index_t whole = call_.value_features() / P::lanes * P::lanes;
-    for (index_t t = 0; t < count; ++t) {
-      if (whole == call_.value_features()) P(T(0)).store_aligned(to[t] + whole);
-      to[t][call_.value_features()] = T(1);
-    }
+    for (index_t t = 0; t < count; ++t) append(to[t], T(1));
   }
 
   void shift(row_span<const S> queries, index_t begin, index_t end, workspace& space) const noexcept {
@@ -286,8 +336,6 @@ class feature_rows {
                       [&](index_t, index_t i, P x) { return exp(raised(t, i, x) - P(top)); });
     }
   }
-
-  const feature_call<S>& call_;
 };
 
 }  // namespace detail

@@ -142,6 +142,30 @@ class gated_gradient {
     add_to_state(gated, plain_reads, seen, first_head ? later : earlier, earlier, first_head);
   }
 
+  /// Where all reads follow all writes: gradients by the reads of a head, from the last state, to whose gradient they
+  /// add.
+  void differentiate_reads(index_t count, const T* last, T* gradient) noexcept {
+    sum_product<T, A>(
+        index_range{0, count}, {0, gated_}, [](index_t, int) { return P(T(0)); },
+        times(row_span<const T>(plain_reads), state(last), plain_),
+        [&](index_t t, int v, P sum) { sum.store_aligned(dgated_reads[t] + v * P::lanes); });
+    sum_product<T, A>(
+        {0, plain_}, {0, gated_}, [&](index_t l, int v) { return P::load_aligned(state(gradient)[l] + v * P::lanes); },
+        transposed_times(row_span<const T>(plain_reads), row_span<const T>(gated_reads), count),
+        [&](index_t l, int v, P sum) { sum.store_aligned(state(gradient)[l] + v * P::lanes); });
+  }
+  /// The same of writes, which the last state holds as `gated` has them.
+  void differentiate_writes(const gated_writes<T, A>& gated, const T* gradient) noexcept {
+    const index_range rows{0, gated.count};
+    const auto nothing = [](index_t, int) { return P(T(0)); };
+    transpose_state(state(gradient));
+    sum_product<T, A>(rows, {0, gated_}, nothing, times(plain_writes, state(gradient), plain_),
+                      [&](index_t t, int v, P sum) { sum.store_aligned(dgated_writes[t] + v * P::lanes); });
+    sum_product<T, A>(rows, {0, plain_}, nothing,
+                      times(row_span<const T>(gated.left), row_span<const T>(transposed_), gated_),
+                      [&](index_t t, int v, P sum) { sum.store_aligned(dplain_writes[t] + v * P::lanes); });
+  }
+
   /// rows[t][f] = sum over s >= t of rows[s][f] - Y_s[f] dY_s[f], plus sum_l R G after the chunk: gradients by the log
   /// gates, from rows X dX (of all query heads together).
   void differentiate_gates(const gated_writes<T, A>& gated, const T* after, const T* later,

@@ -51,6 +51,42 @@ HEED_COLD index_t checked_causal_offset(const checker& check, bool causal, const
   return 0;
 }
 
+template <class S>
+feature_call<S> linear_feature_call(const view<const S, 4>& q, const view<const S, 4>& k, const view<const S, 4>& v,
+                                    const view<S, 4>& out, const linear_options<S>& options, index_t offset) noexcept {
+  return {{q,
+           k,
+           v,
+           out,
+           {},
+           {},
+           {},
+           options.initial_state,
+           options.final_state,
+           options.cu_seqlens,
+           false,
+           options.scale.or_default(options.normalise ? 1 : 1 / std::sqrt(double(q.extent(3)))),
+           options.chunk,
+           offset},
+          options.map,
+          options.normalise,
+          options.eps,
+          options.initial_sum,
+          options.final_sum,
+          options.denominator};
+}
+
+/// The same call without keys, whose queries see the initial state.
+template <class S>
+feature_call<S> without_keys(feature_call<S> call) noexcept {
+  call.k = call.k.slice(2, 0, 0);
+  call.v = call.v.slice(2, 0, 0);
+  call.final_state = {};
+  call.final_sum = {};
+  call.offset = 0;
+  return call;
+}
+
 /// Calls f with what walks over the chunks of a call: rows are read where they are if nothing is to be made of them.
 template <class A, class S, class F>
 void with_linear_chunks(const feature_call<S>& call, const F& f) {

@@ -115,11 +115,12 @@ class tensor_rows {
   index_t columns() const noexcept { return call_.value_features(); }
   index_t extra_numbers() const noexcept { return 0; }
 
-  /// A state as [D][pitch], zeros to begin with.
-  void load_state(const recurrence_stream& stream, T* state, index_t pitch) const noexcept {
+  /// A state, zeros to begin with, whose rows are features; its extra numbers are elsewhere.
+  void load_state(const recurrence_stream& stream, T* state, index_t row_step, index_t column_step, T*) const noexcept {
     if (call_.initial_state)
       for (index_t d = 0; d < call_.features(); ++d)
-        std::copy_n(&call_.initial_state(stream.sequence, stream.state_head, d, 0), columns(), state + d * pitch);
+        for (index_t e = 0; e < columns(); ++e)
+          state[d * row_step + e * column_step] = call_.initial_state(stream.sequence, stream.state_head, d, e);
   }
   void store_state(const recurrence_stream& stream, const T* state, index_t pitch) const noexcept {
     if (call_.final_state)
@@ -210,7 +211,7 @@ class linear_forward_chunks {
 
   void load_state(const recurrence_stream& stream, T* state) const noexcept {
     std::fill_n(state, state_size(), T(0));
-    rows_.load_state(stream, state, pitch());
+    rows_.load_state(stream, state, pitch(), 1, state + call_.features() * pitch());
   }
 
   void finish(const recurrence_stream& stream, const T* state) const noexcept {

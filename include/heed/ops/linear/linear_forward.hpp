@@ -7,31 +7,6 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
-template <class S>
-feature_call<S> linear_feature_call(const view<const S, 4>& q, const view<const S, 4>& k, const view<const S, 4>& v,
-                                    const view<S, 4>& out, const linear_options<S>& options, index_t offset) noexcept {
-  return {{q,
-           k,
-           v,
-           out,
-           {},
-           {},
-           {},
-           options.initial_state,
-           options.final_state,
-           options.cu_seqlens,
-           false,
-           options.scale.or_default(options.normalise ? 1 : 1 / std::sqrt(double(q.extent(3)))),
-           options.chunk,
-           offset},
-          options.map,
-          options.normalise,
-          options.eps,
-          options.initial_sum,
-          options.final_sum,
-          options.denominator};
-}
-
 /// The same call for queries [begin, end) alone.
 template <class S>
 feature_call<S> with_queries(feature_call<S> call, index_t begin, index_t end) noexcept {
@@ -39,17 +14,6 @@ feature_call<S> with_queries(feature_call<S> call, index_t begin, index_t end) n
   call.out = call.out.slice(2, begin, end);
   if (call.denominator) call.denominator = call.denominator.slice(2, begin, end);
   call.offset += begin;
-  return call;
-}
-
-/// The same call without keys, whose queries see the initial state.
-template <class S>
-feature_call<S> without_keys(feature_call<S> call) noexcept {
-  call.k = call.k.slice(2, 0, 0);
-  call.v = call.v.slice(2, 0, 0);
-  call.final_state = {};
-  call.final_sum = {};
-  call.offset = 0;
   return call;
 }
 
