@@ -98,4 +98,12 @@ guarded<T, Rank> laid_out(const heed::tensor<T, Rank>& t, layout where) {
   return other;
 }
 
+/// A place for an output of the same extents, full of NaN.
+template <class T, int Rank>
+guarded<T, Rank> output_like(const heed::tensor<T, Rank>& t, layout where) {
+  heed::index_t extents[Rank];
+  for (int axis = 0; axis < Rank; ++axis) extents[axis] = t.extent(axis);
+  return guarded<T, Rank>(extents, where, quiet_nan<T>, T(-777));
+}
+
 }  // namespace support

@@ -18,6 +18,12 @@ HEED_INLINE pack<T, A> without_negligible(pack<T, A> x) noexcept {
   return select(abs(x) < pack<T, A>(negligible_decay<T>), pack<T, A>(T(0)), x);
 }
 
+/// The same for x >= 0.
+template <class T, class A>
+HEED_INLINE pack<T, A> decayed(pack<T, A> x) noexcept {
+  return select(x < pack<T, A>(negligible_decay<T>), pack<T, A>(T(0)), x);
+}
+
 /// exp of a log gate, -inf included.
 template <class T, class A>
 HEED_INLINE pack<T, A> gate_of(pack<T, A> log_gate) noexcept {
@@ -78,7 +84,7 @@ struct chunk_decay {
                          for (int v = 0; v < some; ++v) {
                            const index_t i = (first + v) * index_t(P::lanes);
                            const P a = gate(t, i);
-                           product[v] = without_negligible(product[v] * a);
+                           product[v] = decayed(product[v] * a);
                            product[v].store_aligned(until[t] + i);
                            a.store_aligned(after[t] + i);
                          }
@@ -95,14 +101,15 @@ struct chunk_decay {
                            const index_t i = (first + v) * index_t(P::lanes);
                            const P a = P::load_aligned(after[t] + i);
                            product[v].store_aligned(after[t] + i);
-                           product[v] = without_negligible(product[v] * a);
+                           product[v] = decayed(product[v] * a);
                          }
                      });
   }
 };
 
 /// Calls visit(t) for t in [0, count), when rows[j], j <= t, hold what they did times the gates of tokens j + 1 .. t.
-/// The way for chunks that are not mild: it divides by nothing, and costs a multiplication a pair of tokens and feature.
+/// The way for chunks that are not mild: it divides by nothing, and costs a multiplication a pair of tokens and
+/// feature.
 template <class T, class A, class Gate, class Visit>
 void decay_downward(index_t count, index_t features, row_span<T> rows, const Gate& gate, const Visit& visit) noexcept {
   using P = pack<T, A>;

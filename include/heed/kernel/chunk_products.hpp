@@ -1,6 +1,7 @@
 /// Matrix products of a chunk of tokens: rows are tokens or state rows, vectors are features.
 #pragma once
 
+#include <heed/kernel/prefetch.hpp>
 #include <heed/kernel/tile_panels.hpp>
 #include <heed/simd/transpose.hpp>
 
@@ -76,15 +77,29 @@ struct index_range {
   index_t low, high;
 };
 
-/// For some rows, and the vectors v that hold some features: emit(row, v, between(row, v, first) + second).
+/// Splits rows of a chunk into register blocks and calls f(integral_constant<rows>, first row). Chunks and heads are
+/// multiples of 4 as a rule, and larger blocks would leave rows over.
+template <int Vectors, class T, class A, class F>
+HEED_INLINE void for_chunk_rows(index_t rows, F f) {
+  if constexpr (Vectors == 1) {
+    for_rows<1, T, A>(rows, f);
+  } else {
+    index_t r = 0;
+    for (; r + 4 <= rows; r += 4) f(std::integral_constant<int, 4>{}, r);
+    for (; r < rows; ++r) f(std::integral_constant<int, 1>{}, r);
+  }
+}
+
+/// For some rows, and the vectors v that hold some features: emit(row, v, between(row, v, first) + second). Meanwhile
+/// `ahead` calls what is needed next.
 template <class T, class A, class First, class Between, class Second, class Emit>
 HEED_NOINLINE void sum_products(index_range of_rows, index_range features, const First& first, const Between& between,
-                                const Second& second, const Emit& emit) noexcept {
+                                const Second& second, const Emit& emit, prefetcher& ahead) noexcept {
   using P = pack<T, A>;
   for_blocks<T, A>(static_cast<int>(features.low / P::lanes), vectors_of<T, A>(features.high),
                    [&](auto vectors, int v) {
                      constexpr int some = decltype(vectors)::value;
-                     for_rows<some, T, A>(of_rows.high - of_rows.low, [&](auto rows, index_t offset) {
+                     for_chunk_rows<some, T, A>(of_rows.high - of_rows.low, [&](auto rows, index_t offset) {
                        constexpr int together = decltype(rows)::value;
                        const index_t row = of_rows.low + offset;
                        P sums[together][some];
@@ -98,6 +113,7 @@ HEED_NOINLINE void sum_products(index_range of_rows, index_range features, const
                        for (int r = 0; r < together; ++r)
 #pragma GCC unroll 8
                          for (int i = 0; i < some; ++i) emit(row + r, v + i, sums[r][i]);
+                       ahead.issue(together * some);
                      });
                    });
 }
@@ -105,9 +121,9 @@ HEED_NOINLINE void sum_products(index_range of_rows, index_range features, const
 /// The same of one product: emit(row, v, init(row, v) + terms).
 template <class T, class A, class Init, class Terms, class Emit>
 HEED_INLINE void sum_product(index_range rows, index_range features, const Init& init, const Terms& terms,
-                             const Emit& emit) noexcept {
+                             const Emit& emit, prefetcher& ahead) noexcept {
   sum_products<T, A>(
-      rows, features, no_terms{}, [&](index_t row, int v, pack<T, A>) { return init(row, v); }, terms, emit);
+      rows, features, no_terms{}, [&](index_t row, int v, pack<T, A>) { return init(row, v); }, terms, emit, ahead);
 }
 
 /// Rows of a chunk, transposed: panels of one vector of rows each, [feature][row].
@@ -125,8 +141,8 @@ struct row_panels {
 /// products[t][j] = a_t . b_j for j <= t, of some rows of a; 0 above, within the same vector. `b` is in panels.
 /// What lies above and outside of these vectors is left alone.
 template <class T, class A>
-HEED_NOINLINE void lower_products(row_span<const T> a, row_panels<T> b, index_range of_rows,
-                                  row_span<T> products) noexcept {
+HEED_NOINLINE void lower_products(row_span<const T> a, row_panels<T> b, index_range of_rows, row_span<T> products,
+                                  prefetcher& ahead) noexcept {
   using P = pack<T, A>;
   constexpr int width = P::lanes;
   alignas(64) T counting[width];
@@ -144,6 +160,7 @@ HEED_NOINLINE void lower_products(row_span<const T> a, row_panels<T> b, index_ra
             if (diagonal < width - 1) sum = select(lane <= P(T(diagonal)), sum, P(T(0)));
             sum.store_aligned(products[row + r] + panel * width);
           });
+      ahead.issue(decltype(rows)::value);
     });
   }
 }

@@ -80,6 +80,20 @@ row_span<const T> rows_for_vectors(row_span<const S> rows, index_t begin, index_
   return copy;
 }
 
+/// Where products leave rows of `features` numbers: the rows themselves if whole vectors of their type fit, else
+/// scratch that leave_rows copies from.
+template <class T, class A, class S>
+row_span<T> rows_to_leave(row_span<S> rows, index_t features, row_span<T> scratch) noexcept {
+  if constexpr (std::is_same_v<S, T>)
+    if (features % lanes<T, A> == 0) return rows;
+  return scratch;
+}
+template <class T, class A, class S>
+void leave_rows(row_span<T> left, row_span<S> rows, index_t begin, index_t end, index_t features) noexcept {
+  if (static_cast<const void*>(left.data) == static_cast<const void*>(rows.data)) return;
+  store_rows<A>(row_span<const T>(left.from(begin)), rows.from(begin), end - begin, features);
+}
+
 /// Panels of rows [0, count), feature d times factor(d); lanes past the last row are 0.
 template <class T, class A, class S, class Factor>
 HEED_NOINLINE void transpose_rows(row_span<const S> rows, index_t count, row_panels<T> to,

@@ -24,10 +24,12 @@ template <gate_kind Kind, class T>
 HEED_COLD void check_gate_gradients(const checker& check, const gate_view<Kind, T>& dg,
                                     const gate_view<Kind, const T>& g) {
   for (int axis = 0; axis < gate_view<Kind, T>::rank; ++axis) check.extent(dg, "dg", axis, g.extent(axis), "as g");
-  if constexpr (Kind == gate_kind::feature)
+  if constexpr (Kind == gate_kind::feature) {
     check.output(dg, "dg");
-  else
+  } else {
+    check.require(dg.data() != nullptr || is_empty(dg), "dg", "data", "a null pointer");
     check_scattered_output(check, dg, "dg");
+  }
 }
 
 template <gate_kind Kind, class S>

@@ -87,7 +87,7 @@ class gated_gradient {
   }
 
   /// The state after a chunk from the one before.
-  void advance(const gated_writes<T, A>& gated, const T* from, T* to) const noexcept {
+  void advance(const gated_writes<T, A>& gated, const T* from, T* to) noexcept {
     add_to_state(gated, plain_writes, gated.left, from, to, true);
   }
 
@@ -103,29 +103,32 @@ class gated_gradient {
     copy_rows<T, A>(row_span<const T>(gated_reads), 0, gated.count, gated_, seen_,
                     [&](index_t t, index_t i, P x) { return x * decay.template until_at<A>(t, i); });
     if (first_head) transpose_rows<T, A>(plain_writes, gated.count, panels_, [](index_t) { return P(T(1)); });
-    lower_products<T, A>(row_span<const T>(plain_reads), panels_, rows, plain_weights_);
+    lower_products<T, A>(row_span<const T>(plain_reads), panels_, rows, plain_weights_, ahead);
     if (decay.mild)
-      lower_products<T, A>(seen, gated.panels, rows, gated_weights_);
+      lower_products<T, A>(seen, gated.panels, rows, gated_weights_, ahead);
     else
       weigh_carefully(gated, gate);
 
     if constexpr (GatedReads) {
       const auto from_state = times(row_span<const T>(plain_reads), state(before), plain_);
       if (decay.mild)
-        sum_products<T, A>(rows, gated_range, from_state, times_total(decay),
-                           times<band::lower>(plain_weights, left, gated.count), [&](index_t t, int v, P sum) {
-                             const index_t i = v * index_t(P::lanes);
-                             (sum * (decay.template until_at<A>(t, i) * P::load_aligned(decay.inverse + i)))
-                                 .store_aligned(dgated_reads[t] + i);
-                           });
+        sum_products<T, A>(
+            rows, gated_range, from_state, times_total(decay), times<band::lower>(plain_weights, left, gated.count),
+            [&](index_t t, int v, P sum) {
+              const index_t i = v * index_t(P::lanes);
+              (sum * (decay.template until_at<A>(t, i) * P::load_aligned(decay.inverse + i)))
+                  .store_aligned(dgated_reads[t] + i);
+            },
+            ahead);
       else
         read_carefully(gated, gate, from_state);
     }
     if constexpr (PlainReads) {
       transpose_state(state(before));
-      sum_products<T, A>(rows, plain_range, times(seen, row_span<const T>(transposed_), gated_), same,
-                         times<band::lower>(weights, plain_writes, gated.count),
-                         [&](index_t t, int v, P sum) { sum.store_aligned(dplain_reads[t] + v * P::lanes); });
+      sum_products<T, A>(
+          rows, plain_range, times(seen, row_span<const T>(transposed_), gated_), same,
+          times<band::lower>(weights, plain_writes, gated.count),
+          [&](index_t t, int v, P sum) { sum.store_aligned(dplain_reads[t] + v * P::lanes); }, ahead);
     }
 
     differentiate_gated_writes(gated, gate, state(later), first_head);
@@ -134,11 +137,11 @@ class gated_gradient {
     const auto emit = [&](index_t t, int v, P sum) { sum.store_aligned(dplain_writes[t] + v * P::lanes); };
     if (first_head)
       sum_products<T, A>(rows, plain_range, times(left, row_span<const T>(transposed_), gated_), same, from_later_reads,
-                         emit);
+                         emit, ahead);
     else
       sum_product<T, A>(
           rows, plain_range, [&](index_t t, int v) { return P::load_aligned(dplain_writes[t] + v * P::lanes); },
-          from_later_reads, emit);
+          from_later_reads, emit, ahead);
     add_to_state(gated, plain_reads, seen, first_head ? later : earlier, earlier, first_head);
   }
 
@@ -148,22 +151,23 @@ class gated_gradient {
     sum_product<T, A>(
         index_range{0, count}, {0, gated_}, [](index_t, int) { return P(T(0)); },
         times(row_span<const T>(plain_reads), state(last), plain_),
-        [&](index_t t, int v, P sum) { sum.store_aligned(dgated_reads[t] + v * P::lanes); });
+        [&](index_t t, int v, P sum) { sum.store_aligned(dgated_reads[t] + v * P::lanes); }, ahead);
     sum_product<T, A>(
         {0, plain_}, {0, gated_}, [&](index_t l, int v) { return P::load_aligned(state(gradient)[l] + v * P::lanes); },
         transposed_times(row_span<const T>(plain_reads), row_span<const T>(gated_reads), count),
-        [&](index_t l, int v, P sum) { sum.store_aligned(state(gradient)[l] + v * P::lanes); });
+        [&](index_t l, int v, P sum) { sum.store_aligned(state(gradient)[l] + v * P::lanes); }, ahead);
   }
   /// The same of writes, which the last state holds as `gated` has them.
   void differentiate_writes(const gated_writes<T, A>& gated, const T* gradient) noexcept {
     const index_range rows{0, gated.count};
     const auto nothing = [](index_t, int) { return P(T(0)); };
     transpose_state(state(gradient));
-    sum_product<T, A>(rows, {0, gated_}, nothing, times(plain_writes, state(gradient), plain_),
-                      [&](index_t t, int v, P sum) { sum.store_aligned(dgated_writes[t] + v * P::lanes); });
-    sum_product<T, A>(rows, {0, plain_}, nothing,
-                      times(row_span<const T>(gated.left), row_span<const T>(transposed_), gated_),
-                      [&](index_t t, int v, P sum) { sum.store_aligned(dplain_writes[t] + v * P::lanes); });
+    sum_product<T, A>(
+        rows, {0, gated_}, nothing, times(plain_writes, state(gradient), plain_),
+        [&](index_t t, int v, P sum) { sum.store_aligned(dgated_writes[t] + v * P::lanes); }, ahead);
+    sum_product<T, A>(
+        rows, {0, plain_}, nothing, times(row_span<const T>(gated.left), row_span<const T>(transposed_), gated_),
+        [&](index_t t, int v, P sum) { sum.store_aligned(dplain_writes[t] + v * P::lanes); }, ahead);
   }
 
   /// rows[t][f] = sum over s >= t of rows[s][f] - Y_s[f] dY_s[f], plus sum_l R G after the chunk: gradients by the log
@@ -182,6 +186,8 @@ class gated_gradient {
     }
   }
 
+  /// What products call into the cache meanwhile.
+  prefetcher ahead;
   /// y: of the caller, or copies.
   row_span<const T> plain_writes;
   row_span<T> plain_copies;
@@ -199,7 +205,7 @@ class gated_gradient {
 
   /// to = from, faded by the chunk if told so, + sum_t plain_t gated_t^T.
   void add_to_state(const gated_writes<T, A>& gated, row_span<const T> plain_rows, row_span<const T> gated_rows,
-                    const T* from, T* to, bool fade) const noexcept {
+                    const T* from, T* to, bool fade) noexcept {
     sum_product<T, A>(
         {0, plain_}, {0, gated_},
         [&](index_t l, int v) {
@@ -207,7 +213,7 @@ class gated_gradient {
           return fade ? without_negligible(before * P::load_aligned(gated.decay.total + v * P::lanes)) : before;
         },
         transposed_times(plain_rows, gated_rows, gated.count),
-        [&](index_t l, int v, P sum) { sum.store_aligned(state(to)[l] + v * P::lanes); });
+        [&](index_t l, int v, P sum) { sum.store_aligned(state(to)[l] + v * P::lanes); }, ahead);
   }
 
   void transpose_state(row_span<const T> from) noexcept {
@@ -236,23 +242,31 @@ class gated_gradient {
         return decay.template after_at<A>(t, i) * P::load_aligned(decay.inverse + i);
       };
       if (first_head)
-        sum_products<T, A>(rows, range, from_later_chunks, times_total(decay), from_later_reads,
-                           [&](index_t t, int v, P sum) {
-                             const index_t i = v * index_t(P::lanes);
-                             (sum * factor(t, i)).store_aligned(dgated_writes[t] + i);
-                           });
+        sum_products<T, A>(
+            rows, range, from_later_chunks, times_total(decay), from_later_reads,
+            [&](index_t t, int v, P sum) {
+              const index_t i = v * index_t(P::lanes);
+              (sum * factor(t, i)).store_aligned(dgated_writes[t] + i);
+            },
+            ahead);
       else
-        sum_products<T, A>(rows, range, no_terms{}, same, from_later_reads, [&](index_t t, int v, P sum) {
-          const index_t i = v * index_t(P::lanes);
-          fma(sum, factor(t, i), P::load_aligned(dgated_writes[t] + i)).store_aligned(dgated_writes[t] + i);
-        });
+        sum_products<T, A>(
+            rows, range, no_terms{}, same, from_later_reads,
+            [&](index_t t, int v, P sum) {
+              const index_t i = v * index_t(P::lanes);
+              fma(sum, factor(t, i), P::load_aligned(dgated_writes[t] + i)).store_aligned(dgated_writes[t] + i);
+            },
+            ahead);
       return;
     }
     if (first_head)
-      sum_products<T, A>(rows, range, from_later_chunks, same, no_terms{}, [&](index_t t, int v, P sum) {
-        const index_t i = v * index_t(P::lanes);
-        (sum * decay.template after_at<A>(t, i)).store_aligned(dgated_writes[t] + i);
-      });
+      sum_products<T, A>(
+          rows, range, from_later_chunks, same, no_terms{},
+          [&](index_t t, int v, P sum) {
+            const index_t i = v * index_t(P::lanes);
+            (sum * decay.template after_at<A>(t, i)).store_aligned(dgated_writes[t] + i);
+          },
+          ahead);
     copy_rows<T, A>(row_span<const T>(gated_reads), 0, gated.count, gated_, faded_,
                     [](index_t, index_t, P x) { return x; });
     decay_upward<T, A>(gated.count, gated_, faded_, gate, [&](index_t j) {
@@ -288,11 +302,13 @@ class gated_gradient {
 
   template <class Gate, class FromState>
   void read_carefully(const gated_writes<T, A>& gated, const Gate& gate, const FromState& from_state) noexcept {
-    sum_products<T, A>(index_range{0, gated.count}, index_range{0, gated_}, from_state, same, no_terms{},
-                       [&](index_t t, int v, P sum) {
-                         const index_t i = v * index_t(P::lanes);
-                         (sum * gated.decay.template until_at<A>(t, i)).store_aligned(dgated_reads[t] + i);
-                       });
+    sum_products<T, A>(
+        index_range{0, gated.count}, index_range{0, gated_}, from_state, same, no_terms{},
+        [&](index_t t, int v, P sum) {
+          const index_t i = v * index_t(P::lanes);
+          (sum * gated.decay.template until_at<A>(t, i)).store_aligned(dgated_reads[t] + i);
+        },
+        ahead);
     fade_writes(gated, gate, [&](index_t t) {
       for (index_t j = 0; j <= t; ++j) add_scaled(plain_weights_[t][j], faded_[j], dgated_reads[t]);
     });

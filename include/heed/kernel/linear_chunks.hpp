@@ -106,8 +106,9 @@ class tensor_rows {
 
   struct workspace {
     workspace(const tensor_rows& rows, scratch_cursor& memory, index_t tokens) noexcept
-        : value_copies(take_rows<T>(memory, tokens, rows.columns())) {}
-    row_span<T> value_copies;
+        : value_copies(take_rows<T>(memory, tokens, rows.columns())),
+          out_copies(take_rows<T>(memory, tokens, rows.columns())) {}
+    row_span<T> value_copies, out_copies;
     row_span<const T> values;
   };
 
@@ -132,13 +133,13 @@ class tensor_rows {
     std::fill_n(&call_.out(stream.batch, head, stream.first_token + i, 0), call_.value_features(), S(T(0)));
   }
 
-  /// What some features of the keys of a chunk take, and all of its values, from the extra numbers of the state before;
-  /// those of the state after.
+  /// What some features of the keys of a chunk take, and all of its values, from the extra numbers of the state before.
   void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, index_range,
                const T*) const noexcept {
     space.values = rows_for_vectors<T, A>(stream_rows(call_.v, stream, stream.kv_head, span.first, call_.reverse), 0,
                                           span.count, columns(), space.value_copies);
   }
+  /// The extra numbers of the state after it.
   void advance(const workspace&, T*, index_range) const noexcept {}
   row_span<const S> keys(const workspace&, const recurrence_stream& stream, chunk_span span) const noexcept {
     return stream_rows(call_.k, stream, stream.kv_head, span.first, call_.reverse);
@@ -153,11 +154,15 @@ class tensor_rows {
                             index_t) const noexcept {
     return stream_rows(call_.q, stream, head, first, call_.reverse);
   }
-  /// Where scaled sums of these rows go, and what becomes of them there.
-  row_span<S> outputs(workspace&, const recurrence_stream& stream, index_t head, index_t first) const noexcept {
-    return stream_rows(call_.out, stream, head, first, call_.reverse);
+  /// Where scaled sums of these rows go, in whole vectors, and what becomes of them there.
+  row_span<T> outputs(workspace& space, const recurrence_stream& stream, index_t head, index_t first) const noexcept {
+    return rows_to_leave<T, A>(stream_rows(call_.out, stream, head, first, call_.reverse), columns(), space.out_copies);
   }
-  void finish_outputs(workspace&, const recurrence_stream&, index_t, index_t, index_t, index_t) const noexcept {}
+  void finish_outputs(workspace& space, const recurrence_stream& stream, index_t head, index_t first, index_t begin,
+                      index_t end) const noexcept {
+    leave_rows<T, A>(outputs(space, stream, head, first), stream_rows(call_.out, stream, head, first, call_.reverse),
+                     begin, end, columns());
+  }
 
  private:
   const linear_call<S>& call_;
@@ -197,6 +202,7 @@ class linear_forward_chunks {
     chunk_decay<T> decay;
     token_decay<T> token;
     row_span<const T> keys;
+    prefetcher ahead;
     index_t count = 0;
   };
 
@@ -254,6 +260,7 @@ class linear_forward_chunks {
       transpose_rows<T, A>(space.keys, span.count, space.panels, [&](index_t d) { return P(space.decay.inverse[d]); });
     else
       transpose_rows<T, A>(space.keys, span.count, space.panels, [](index_t) { return P(T(1)); });
+    call_next(space, stream, span);
     const row_span<const T> weights = space.weights;
     const P scale(static_cast<T>(call_.scale));
     for (index_t h = 0; h < stream.heads; ++h) {
@@ -267,7 +274,7 @@ class linear_forward_chunks {
       else
         faded = rows_for_scalars<T, A>(queries, begin, end, call_.features(), space.query_copies);
       if (Kind != gate_kind::feature || space.decay.mild)
-        lower_products<T, A>(faded, space.panels, {begin, end}, space.weights);
+        lower_products<T, A>(faded, space.panels, {begin, end}, space.weights, space.ahead);
       else
         weigh_carefully(space, stream, span, queries, begin, end);
       if constexpr (Kind == gate_kind::token) space.token.template fade<A>(space.weights, begin, end);
@@ -280,10 +287,7 @@ class linear_forward_chunks {
               return sum;
           },
           times<band::lower>(weights, space.rows.values, span.count),
-          [&](index_t t, int v, P sum) {
-            const index_t e = v * index_t(P::lanes);
-            store_some(out[t] + e, sum * scale, static_cast<int>(std::min<index_t>(P::lanes, rows_.columns() - e)));
-          });
+          [out, scale](index_t t, int v, P sum) { (sum * scale).store(out[t] + v * P::lanes); }, space.ahead);
       rows_.finish_outputs(space.rows, stream, head, first, begin, end);
     }
   }
@@ -303,7 +307,7 @@ class linear_forward_chunks {
             return before;
         },
         transposed_times(space.keys, values, space.count),
-        [&](index_t d, int v, P sum) { sum.store_aligned(to + d * pitch() + v * P::lanes); });
+        [&](index_t d, int v, P sum) { sum.store_aligned(to + d * pitch() + v * P::lanes); }, space.ahead);
     rows_.advance(space.rows, to + call_.features() * pitch(), features);
   }
 
@@ -312,6 +316,7 @@ class linear_forward_chunks {
     const bool nothing = stream.tokens == 0 && !call_.initial_state;
     const P scale(static_cast<T>(call_.scale));
     rows_.prepare_reads(space.rows, state + call_.features() * pitch());
+    space.ahead = {};
     for (index_t h = 0; h < stream.heads; ++h) {
       const index_t head = stream.first_head + h;
       if (nothing) {
@@ -324,10 +329,7 @@ class linear_forward_chunks {
       sum_product<T, A>(
           {0, span.count}, {0, rows_.columns()}, [](index_t, int) { return P(T(0)); },
           times(queries, {state, pitch()}, call_.features()),
-          [&](index_t t, int v, P sum) {
-            const index_t e = v * index_t(P::lanes);
-            store_some(out[t] + e, sum * scale, static_cast<int>(std::min<index_t>(P::lanes, rows_.columns() - e)));
-          });
+          [out, scale](index_t t, int v, P sum) { (sum * scale).store(out[t] + v * P::lanes); }, space.ahead);
       rows_.finish_outputs(space.rows, stream, head, span.first, 0, span.count);
     }
   }
@@ -345,6 +347,24 @@ class linear_forward_chunks {
       for (int i = 0; i < some; ++i) each[i] = call_.token_log_gate(stream, span.first + t + i);
       return P::load_aligned(each);
     };
+  }
+
+  /// Has products call the rows of the chunk after `span`.
+  void call_next(workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
+    const index_t next = span.first + span.count, count = std::min(span.count, stream.tokens - next);
+    space.ahead = {};
+    if (count == 0) return;
+    const auto add = [&](const auto& tensor, index_t head, index_t first, index_t features) {
+      const auto rows = stream_rows(tensor, stream, head, first, call_.reverse);
+      space.ahead.add(rows.data, rows.stride, count, features);
+    };
+    const index_t shift = call_.reverse ? 0 : call_.offset;
+    if (call_.feature_gates) add(call_.feature_gates, stream.kv_head, next, call_.features());
+    add(call_.k, stream.kv_head, next, call_.features());
+    add(call_.v, stream.kv_head, next, call_.value_features());
+    for (index_t h = 0; h < stream.heads; ++h) add(call_.q, stream.first_head + h, next - shift, call_.features());
+    const index_t tokens = span.count, vectors = vectors_of<T, A>(call_.value_features());
+    space.ahead.spread(stream.heads * tokens * (vectors_of<T, A>(tokens) / 2 + vectors) + call_.features() * vectors);
   }
 
   /// Weights of a chunk that is not mild.

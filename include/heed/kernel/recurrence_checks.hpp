@@ -4,6 +4,7 @@
 #include <heed/core/recurrence_options.hpp>
 #include <heed/kernel/softmax_checks.hpp>
 
+#include <algorithm>
 #include <tuple>
 
 HEED_ARCH_BEGIN
@@ -44,6 +45,16 @@ HEED_COLD void check_given_state(const checker& check, const view<T, 4>& state, 
   check_state(check, state, name, sequences, heads, rows, columns);
 }
 
+/// A final state may be the memory of the initial one, element by element, and overlap it in no other way.
+template <class T>
+HEED_COLD void check_handed_on(const checker& check, const view<T, 4>& final_state, const char* final_name,
+                               const view<const T, 4>& initial_state, const char* initial_name) {
+  bool same = final_state.data() == initial_state.data();
+  for (int axis = 0; axis < 4; ++axis)
+    same = same && (final_state.stride(axis) == initial_state.stride(axis) || final_state.extent(axis) <= 1);
+  if (!same) check.no_overlap(final_state, final_name, initial_state, initial_name);
+}
+
 /// Keys and values of queries, and outputs beside them.
 template <class S>
 HEED_COLD void check_recurrence(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k,
@@ -63,7 +74,8 @@ HEED_COLD index_t checked_offset(const checker& check, const view<const S, 4>& q
                 offset);
   check.require(!(reverse || cu) || (offset == 0 && q.extent(2) == k.extent(2)), "options.q_offset",
                 "0 and N = M in reverse or in a packed batch", offset);
-  return offset;
+  // Farther before the keys than all queries is as far as all queries.
+  return std::max(offset, -q.extent(2));
 }
 
 /// Inputs, upstream gradient and gradients.

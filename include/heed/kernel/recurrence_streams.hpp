@@ -77,7 +77,8 @@ struct chunk_cuts {
 ///     load_state(stream, state), finish(stream, state)
 ///     prepare(space, stream, span, features, state)  what advancing these features takes, from the state before
 ///     advance(space, from, to, features)
-///     attend(space, stream, span, state)      outputs of the chunk after prepare of all features, from the state before
+///     attend(space, stream, span, state)      outputs of the chunk after prepare of all features, from the state
+///     before
 /// Where there are fewer streams than workers, states go ahead, in parts, and outputs follow, all chunks of a round at
 /// once. The operations on every number are the same either way.
 template <class Operator>

@@ -96,6 +96,7 @@ class slot_forward_chunks {
       query_copies = take_rows<T>(memory, tokens, features);
       key_copies = take_rows<T>(memory, tokens, features);
       value_copies = take_rows<T>(memory, tokens, op.call_.value_features());
+      out_copies = take_rows<T>(memory, tokens, op.call_.value_features());
       written = take_rows<T>(memory, tokens, slots);
       faded = take_rows<T>(memory, tokens, slots);
       reads = take_rows<T>(memory, tokens, slots);
@@ -108,13 +109,14 @@ class slot_forward_chunks {
       if (weights.data != nullptr) std::fill_n(weights.data, tokens * weights.stride, T(0));
     }
 
-    row_span<T> query_copies, key_copies, value_copies;
+    row_span<T> query_copies, key_copies, value_copies, out_copies;
     /// [token][slot]: what the chunk leaves of a token's write; a copy that fades; scores, then what they read.
     row_span<T> written, faded, reads, faded_reads;
     row_panels<T> key_panels, slot_panels;
     row_span<T> weights;
     chunk_decay<T> decay;
     row_span<const T> keys, values;
+    prefetcher ahead;
     index_t count = 0;
   };
 
@@ -170,14 +172,16 @@ class slot_forward_chunks {
     transpose_rows<T, A>(space.keys, span.count, space.key_panels, [](index_t) { return P(T(1)); });
     transpose_rows<T, A>(row_span<const T>(space.written), span.count, space.slot_panels,
                          [&](index_t m) { return P(decay.inverse[m]); });
+    call_next(space, stream, span);
     const row_span<const T> weights = space.weights;
     const P scale(static_cast<T>(call_.scale));
     for (index_t h = 0; h < stream.heads; ++h) {
       const index_t head = stream.first_head + h;
       const auto out = stream_rows(call_.out, stream, head, span.first, false);
+      const row_span<T> left = rows_to_leave<T, A>(out, call_.value_features(), space.out_copies);
       const auto queries = rows_for_scalars<T, A>(stream_rows(call_.q, stream, head, span.first, false), 0, span.count,
                                                   call_.features(), space.query_copies);
-      lower_products<T, A>(queries, space.key_panels, rows, space.weights);
+      lower_products<T, A>(queries, space.key_panels, rows, space.weights, space.ahead);
       const auto from_state = times(queries, before.keys, call_.features());
       if (decay.mild) {
         sum_products<T, A>(
@@ -188,14 +192,16 @@ class slot_forward_chunks {
               const index_t m = v * index_t(P::lanes);
               (sum * (decay.template until_at<A>(t, m) * P::load_aligned(decay.inverse + m)) * scale)
                   .store_aligned(space.reads[t] + m);
-            });
+            },
+            space.ahead);
       } else {
         sum_products<T, A>(
             rows, slots, from_state, [](index_t, int, P sum) { return sum; }, no_terms{},
             [&](index_t t, int v, P sum) {
               const index_t m = v * index_t(P::lanes);
               (sum * decay.template until_at<A>(t, m) * scale).store_aligned(space.reads[t] + m);
-            });
+            },
+            space.ahead);
         fade_writes(space, stream, span, [&](index_t t) {
           for (index_t j = 0; j <= t; ++j) {
             const P weight(weights[t][j] * static_cast<T>(call_.scale));
@@ -213,7 +219,7 @@ class slot_forward_chunks {
       copy_rows<T, A>(row_span<const T>(space.reads), 0, span.count, call_.slots(), space.faded_reads,
                       [&](index_t t, index_t m, P x) { return x * decay.template until_at<A>(t, m); });
       if (decay.mild)
-        lower_products<T, A>(space.faded_reads, space.slot_panels, rows, space.weights);
+        lower_products<T, A>(space.faded_reads, space.slot_panels, rows, space.weights, space.ahead);
       else
         fade_writes(space, stream, span, [&](index_t t) {
           std::fill_n(space.weights[t], round_up(t + 1, P::lanes), T(0));
@@ -227,10 +233,8 @@ class slot_forward_chunks {
       sum_products<T, A>(
           rows, {0, call_.value_features()}, times(row_span<const T>(space.faded_reads), before.values, call_.slots()),
           [](index_t, int, P sum) { return sum; }, times<band::lower>(weights, space.values, span.count),
-          [&](index_t t, int v, P sum) {
-            const index_t e = v * index_t(P::lanes);
-            store_some(out[t] + e, sum, static_cast<int>(std::min<index_t>(P::lanes, call_.value_features() - e)));
-          });
+          [left](index_t t, int v, P sum) { sum.store(left[t] + v * P::lanes); }, space.ahead);
+      leave_rows<T, A>(left, out, 0, span.count, call_.value_features());
     }
   }
 
@@ -244,14 +248,14 @@ class slot_forward_chunks {
           return without_negligible(P::load_aligned(before.keys[d] + m) * P::load_aligned(space.decay.total + m));
         },
         transposed_times(space.keys, space.written, space.count),
-        [&](index_t d, int v, P sum) { sum.store_aligned(after.keys[d] + v * P::lanes); });
+        [&](index_t d, int v, P sum) { sum.store_aligned(after.keys[d] + v * P::lanes); }, space.ahead);
     sum_product<T, A>(
         slots, {0, call_.value_features()},
         [&](index_t m, int v) {
           return without_negligible(P::load_aligned(before.values[m] + v * P::lanes) * P(space.decay.total[m]));
         },
         transposed_times(row_span<const T>(space.written), space.values, space.count),
-        [&](index_t m, int v, P sum) { sum.store_aligned(after.values[m] + v * P::lanes); });
+        [&](index_t m, int v, P sum) { sum.store_aligned(after.values[m] + v * P::lanes); }, space.ahead);
   }
 
  private:
@@ -263,6 +267,26 @@ class slot_forward_chunks {
   /// The gates of a vector of slots of a token.
   auto gates(const recurrence_stream& stream, chunk_span span) const noexcept {
     return gate_rows<A>(stream_rows(call_.gates, stream, stream.kv_head, span.first, false), call_.slots());
+  }
+
+  /// Has products call the rows of the chunk after `span`.
+  void call_next(workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
+    const index_t next = span.first + span.count, count = std::min(span.count, stream.tokens - next);
+    space.ahead = {};
+    if (count == 0) return;
+    const auto add = [&](const auto& tensor, index_t head, index_t features) {
+      const auto rows = stream_rows(tensor, stream, head, next, false);
+      space.ahead.add(rows.data, rows.stride, count, features);
+    };
+    add(call_.gates, stream.kv_head, call_.slots());
+    add(call_.strengths, stream.kv_head, call_.slots());
+    add(call_.k, stream.kv_head, call_.features());
+    add(call_.v, stream.kv_head, call_.value_features());
+    for (index_t h = 0; h < stream.heads; ++h) add(call_.q, stream.first_head + h, call_.features());
+    const index_t tokens = span.count, slots = vectors_of<T, A>(call_.slots());
+    const index_t vectors = slots + vectors_of<T, A>(call_.value_features());
+    space.ahead.spread(stream.heads * tokens * (vectors_of<T, A>(tokens) + vectors) + call_.features() * slots +
+                       call_.slots() * vectors_of<T, A>(call_.value_features()));
   }
 
   /// Calls visit(t) when space.faded[j] holds what token t sees of the write of token j.

@@ -53,10 +53,6 @@ void differentiate(feature_gradient_problem<S>& p, const linear_options<S>& opti
   differentiate_on<heed::default_arch, S>(p, options);
 }
 
-/// Errors of gradients are longer sums of rounded numbers.
-template <class S>
-inline constexpr double gradient_tolerance = std::is_same_v<S, float> ? 1e-4 : tolerance<S>;
-
 template <class A, class S>
 double gradient_error_on(feature_gradient_problem<S>& p, const linear_options<S>& options) {
   const reference::linear_gradients expected =

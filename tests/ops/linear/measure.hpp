@@ -39,6 +39,12 @@ inline constexpr double tolerance = std::is_same_v<S, double>           ? 1e-11
                                     : std::is_same_v<S, heed::bfloat16> ? 2e-2
                                                                         : 4e-3;
 
+/// Of gradients, and of those by log gates, whose sums are the longest.
+template <class S>
+inline constexpr double gradient_tolerance = std::is_same_v<S, float> ? 1e-4 : tolerance<S>;
+template <class S>
+inline constexpr double gate_gradient_tolerance = std::is_same_v<S, float> ? 5e-4 : tolerance<S>;
+
 template <class S, int Rank>
 double largest_difference(const view<const S, Rank>& got, const view<const double, Rank>& expected) {
   double largest = 0;

@@ -85,6 +85,32 @@ index_t gated_linear_backward_scratch_bytes(const std::type_identity_t<view<cons
   return detail::gated_linear_backward_bytes<A, detail::gate_kind::feature, T>(q, k, v, options);
 }
 
+/// Gradients of a loss by q, k, v and g, given those by out (and by the final state).
+///
+/// With G_t the gradient by R_t of gated_linear_forward, from G_{N-1} = dfinal_state + scale q dout^T back:
+///     G_t = diag(exp g_{t+1}) G_{t+1} + scale q_t dout_t^T
+///     dq_t = scale R_t dout_t     dk_t = G_t v_t     dv_t = G_t^T k_t     dg_t = rowsum(G_t (R_t - k_t v_t^T))
+///     dinitial_state = diag(exp g_0) G_0
+/// where the sums of G go over the H / G heads that share a state.
+///
+/// q, k, v, g      what gated_linear_forward was given, with N = M
+/// dout [B,H,N,E]  gradient by out
+/// dq   [B,H,N,D]  gradient by q, an output as are dk, dv and dg; none may overlap an input or another output
+/// dk   [B,G,N,D]  gradient by k
+/// dv   [B,G,N,E]  gradient by v. Element types are those of dq
+/// dg   [B,G,N,D]  gradient by the log gates, float (double for double)
+/// options         see recurrence_backward_options
+///
+/// Legal edges: N = 0 (dinitial_state = dfinal_state). A gate of 0 (g = -inf) has gradient 0.
+/// Cost: 5 / 2 of gated_linear_forward; beyond 64 chunks the states are computed once more. One task a kv head.
+/// Scratch: a worker O(chunk (D + E + chunk)) and 67 states, and one more for every 64 chunks of the longest sequence
+/// (gated_linear_backward_scratch_bytes): options.scratch, or memory that the thread keeps.
+/// Deterministic: bit-equal for any executor and number of threads.
+/// Accuracy: accumulates in float (double for double): |error| <= 1e-4 (1 + max |gradient|) for inputs of unit
+/// variance, of dg 5e-4 (1 + max |dg|).
+/// Throws heed::invalid_argument before any write: as gated_linear_forward; extents of dout and the gradients that do
+/// not fit.
+/// Paper: Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2024, section 4.4.
 template <writable<4> DQ, writable<4> DK, writable<4> DV, writable<4> DG>
 void gated_linear_backward(std::type_identity_t<view<const element_of_t<DQ>, 4>> q,
                            std::type_identity_t<view<const element_of_t<DQ>, 4>> k,

@@ -96,6 +96,28 @@ index_t gated_slot_backward_scratch_bytes(const std::type_identity_t<view<const 
   return detail::recurrence_backward_run(chunks, detail::resolve(options.executor)).bytes();
 }
 
+/// Gradients of a loss by q, k, v, s and g, given those by out (and by the final slots): those of the reading of slot
+/// values, of the softmax over slots, du = p (dp - p . dp), and of the reading of slot keys. s and g take part in both.
+///
+/// q, k, v, s, g      what gated_slot_forward was given
+/// scores [B,H,N,S]   what it returned in options.scores
+/// dout   [B,H,N,E]   gradient by out
+/// dq     [B,H,N,D]   gradient by q, an output as are the others; none may overlap an input or another output
+/// dk     [B,G,N,D]   gradient by k
+/// dv     [B,G,N,E]   gradient by v. Element types are those of dq
+/// ds, dg [B,G,N,S]   gradients by write strengths and log gates, float (double for double)
+/// options            see gated_slot_backward_options
+///
+/// Legal edges: N = 0. A gate of 0 (g = -inf) has gradient 0.
+/// Cost: 5 / 2 of gated_slot_forward; beyond 64 chunks the states are computed once more. One task a kv head. Scratch:
+/// a worker O(chunk (D + E + S + chunk)) and 67 states, and one more for every 64 chunks of the longest sequence
+/// (gated_slot_backward_scratch_bytes): options.scratch, or memory that the thread keeps.
+/// Deterministic: bit-equal for any executor and number of threads.
+/// Accuracy: accumulates in float (double for double): |error| <= 1e-4 (1 + max |gradient|) for inputs of unit
+/// variance, of dg 5e-4 (1 + max |dg|).
+/// Throws heed::invalid_argument before any write: as gated_slot_forward; extents of scores, dout and the gradients
+/// that do not fit.
+/// Paper: Zhang et al., Gated Slot Attention for Efficient Linear-Time Sequence Modeling, 2024, appendix A.
 template <writable<4> DQ, writable<4> DK, writable<4> DV, writable<4> DS, writable<4> DG>
 void gated_slot_backward(std::type_identity_t<view<const element_of_t<DQ>, 4>> q,
                          std::type_identity_t<view<const element_of_t<DQ>, 4>> k,

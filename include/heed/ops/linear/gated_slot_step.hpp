@@ -63,8 +63,8 @@ index_t gated_slot_step_scratch_bytes(const std::type_identity_t<view<const T, 4
 ///
 /// q           [B,H,N,D]  queries, N of each sequence: one, or a few
 /// k, v        [B,G,N,D], [B,G,N,E]  keys and values; H a multiple of G
-/// s, g        [B,G,N,S]  how strongly a token writes to each slot, and the natural log of the gate that fades it first,
-///                        at most 0; float (double for double)
+/// s, g        [B,G,N,S]  how strongly a token writes to each slot, and the natural log of the gate that fades it
+///                        first, at most 0; float (double for double)
 /// out         [B,H,N,E]  output; must not overlap an input. Its element type is that of q, k and v
 /// slot_keys   [B,G,D,S]  updated in place, float (double for double), as is
 /// slot_values [B,G,S,E]  last axes contiguous
