@@ -1,7 +1,7 @@
 #!/bin/sh
 # Sets up what is missing and runs heed, starting from a bare Debian 12:
-#   sh cmake/bootstrap.sh demo    builds the examples for this machine and runs the tour, the generator and the
-#                                 semantic search
+#   sh cmake/bootstrap.sh demo    builds the examples for this machine and runs the tour, the generator, the language
+#                                 model and the semantic search
 #   sh cmake/bootstrap.sh test    builds and runs every test: compilers, instruction sets, sanitizers, consumers
 # Packages come from apt, and only where something is missing. Builds go to build/demo and build/test.
 set -eu
@@ -106,6 +106,9 @@ demo() {
 
   say "Texts continued over paged caches"
   build/demo/native/examples/generate/generate
+
+  say "A text written byte by byte in memory that does not grow"
+  build/demo/native/examples/slot_lm/slot_lm
 
   fetch_model
   if [ ! -e build/corpus/jargon.txt ]; then

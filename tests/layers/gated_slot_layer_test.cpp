@@ -45,7 +45,7 @@ struct problem {
     k_taps = numbers({a.taps, a.kv_heads * a.features}, a.taps);
     v_taps = numbers({a.taps, a.kv_heads * a.value_features}, a.taps);
     norm = tensor<T, 1>({a.heads * a.value_features});
-    for (T& x : norm) x = static_cast<T>(0.25 * static_cast<double>(support::draw(random, 1, 8)));
+    for (T& each : norm) each = static_cast<T>(0.25 * static_cast<double>(support::draw(random, 1, 8)));
     x = numbers({a.sequences * a.tokens, a.width}, 1);
     layer = {
         .heads = a.heads, .kv_heads = a.kv_heads, .q = q, .k = k, .v = v, .gates = gates, .norm = norm, .out = out};
