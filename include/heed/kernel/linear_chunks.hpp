@@ -216,12 +216,8 @@ class linear_forward_chunks {
               return sum;
           },
           times<band::lower>(weights, space.values, span.count),
-          [&](index_t t, int v, P sum) {
-            const index_t e = v * index_t(P::lanes);
-            store_some(out[t] + e, sum * scale,
-                       static_cast<int>(std::min<index_t>(P::lanes, call_.value_features() - e)));
-          },
-          space.ahead);
+          [left, scale](index_t t, int v, P sum) { (sum * scale).store(left[t] + v * P::lanes); }, space.ahead);
+      leave_rows<T, A>(left, out, begin, end, call_.value_features());
     }
   }
 
