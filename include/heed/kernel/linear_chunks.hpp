@@ -34,30 +34,32 @@ struct linear_call {
   index_t row(const recurrence_stream& stream, index_t t) const noexcept {
     return stream.first_token + (reverse ? stream.tokens - 1 - t : t);
   }
+  /// Whether a query head has one gate for all tokens, and so a state of its own.
+  bool constant() const noexcept { return slopes.extent(0) > 0; }
   T token_log_gate(const recurrence_stream& stream, index_t t) const noexcept {
-    return slopes ? -slopes[stream.state_head] : token_gates(stream.batch, stream.kv_head, row(stream, t));
+    return constant() ? -slopes[stream.state_head] : token_gates(stream.batch, stream.kv_head, row(stream, t));
   }
   stream_numbering streams() const noexcept {
-    return {cu ? cu.size() - 1 : q.extent(0),   q.extent(1), k.extent(1),
-            slopes ? q.extent(1) : k.extent(1), k.extent(2), cu};
+    return {cu ? cu.size() - 1 : q.extent(0),       q.extent(1), k.extent(1),
+            constant() ? q.extent(1) : k.extent(1), k.extent(2), cu};
   }
 };
 
 /// Gates of one number a token, and what they multiply up to within a chunk.
 template <class T>
 struct token_decay {
-  T* gate = nullptr;   ///< [t]
-  T* until = nullptr;  ///< [t]: product of the gates up to t, its own included
-  T* after = nullptr;  ///< [t]: product of the gates after t
-  T* faded = nullptr;  ///< [j]: product of the gates of tokens j + 1 .. t, while t goes up
+  T* gate = nullptr;         ///< [t]
+  T* until = nullptr;        ///< [t]: product of the gates up to t, its own included
+  const T* after = nullptr;  ///< [t]: product of the gates after t
   T total = T(1);
 
   token_decay() = default;
-  token_decay(scratch_cursor& memory, index_t tokens) noexcept
-      : gate(memory.take<T>(tokens)),
-        until(memory.take<T>(tokens)),
-        after(memory.take<T>(tokens)),
-        faded(memory.take<T>(round_up(tokens, cache_line))) {}
+  token_decay(scratch_cursor& memory, index_t of_tokens) noexcept
+      : gate(memory.take<T>(of_tokens)),
+        until(memory.take<T>(of_tokens)),
+        tokens(of_tokens),
+        products(memory.take<T>(of_tokens)),
+        faded(memory.take<T>(of_tokens + cache_line)) {}
 
   static T flushed(T x) noexcept { return x < negligible_decay<T> ? T(0) : x; }
 
@@ -69,26 +71,57 @@ struct token_decay {
     for (index_t t = 0; t < count; ++t) until[t] = total = flushed(total * gate[t]);
     T product = T(1);
     for (index_t t = count - 1; t >= 0; --t) {
-      after[t] = product;
+      products[t] = product;
       product = flushed(product * gate[t]);
     }
+    after = products;
+  }
+
+  /// From one log gate for all tokens. Its powers are kept as long as it stays.
+  void repeat(index_t count, T log_gate) noexcept {
+    if (!(log_gate == repeated)) {
+      repeated = log_gate;
+      for (index_t t = 0; t < tokens; ++t) until[t] = power(t + 1);
+      for (index_t t = 0; t < tokens; ++t) faded[t] = t + 1 == tokens ? T(1) : until[tokens - 2 - t];
+      std::fill_n(faded + tokens, cache_line, T(0));
+    }
+    after = faded + (tokens - count);
+    total = until[count - 1];
   }
 
   /// weights[t][j] *= product of the gates of tokens j + 1 .. t, for j <= t and rows [begin, end).
   template <class A>
   HEED_NOINLINE void fade(row_span<T> weights, index_t begin, index_t end) const noexcept {
     using P = pack<T, A>;
+    const auto fade_row = [&](index_t t, const T* products_of_row) {
+      for (index_t j = 0; j <= t; j += P::lanes)
+        (P::load_aligned(weights[t] + j) * P::load(products_of_row + j)).store_aligned(weights[t] + j);
+    };
+    if (repeated <= 0) {
+      for (index_t t = begin; t < end; ++t) fade_row(t, faded + (tokens - 1 - t));
+      return;
+    }
     std::fill_n(faded, round_up(end, P::lanes), T(0));
     for (index_t t = 0; t < end; ++t) {
       const P a(gate[t]);
       for (index_t j = 0; j < t; j += P::lanes)
         without_negligible(P::load_aligned(faded + j) * a).store_aligned(faded + j);
       faded[t] = T(1);
-      if (t >= begin)
-        for (index_t j = 0; j <= t; j += P::lanes)
-          (P::load_aligned(weights[t] + j) * P::load_aligned(faded + j)).store_aligned(weights[t] + j);
+      if (t >= begin) fade_row(t, faded);
     }
   }
+
+ private:
+  T power(index_t exponent) const noexcept {
+    return flushed(static_cast<T>(std::exp(static_cast<double>(repeated) * static_cast<double>(exponent))));
+  }
+
+  index_t tokens = 0;
+  T* products = nullptr;
+  /// [j]: product of the gates of tokens j + 1 .. t, while t goes up; or, of a gate that is repeated, its powers
+  /// tokens - 1 - j, then zeros.
+  T* faded = nullptr;
+  T repeated = std::numeric_limits<T>::quiet_NaN();
 };
 
 template <class A, class S, gate_kind Kind>
@@ -161,28 +194,41 @@ class linear_forward_chunks {
     const auto keys = stream_rows(call_.k, stream, stream.kv_head, span.first, call_.reverse);
     const auto values = stream_rows(call_.v, stream, stream.kv_head, span.first, call_.reverse);
     if constexpr (Kind == gate_kind::feature) {
-      space.decay.template multiply<A>(span.count, features, gates(stream, span));
-      for (index_t t = 0; t < span.count; ++t)
-        for (index_t i = features.low; i < features.high; i += P::lanes) {
-          const int some = static_cast<int>(std::min<index_t>(P::lanes, features.high - i));
-          (load_some<T, A>(keys[t] + i, some) * space.decay.template after_at<A>(t, i))
-              .store_aligned(space.key_copies[t] + i);
-        }
-      space.keys = space.key_copies;
+      const auto some = [&](index_t i) { return static_cast<int>(std::min<index_t>(P::lanes, call_.features() - i)); };
+      const auto written = [&](index_t t, index_t i, P product) {
+        return load_some<T, A>(keys[t] + i, some(i)) * product;
+      };
+      const index_range seen = tokens_of_queries(span);
+      if (stream.heads == 1) {
+        const auto queries = query_rows(stream, 0, span);
+        space.decay.template multiply<A>(
+            span.count, features, gates(stream, span),
+            [&](index_t t, index_t i, P product) {
+              if (t < seen.low || t >= seen.high) return product;
+              return load_some<T, A>(queries[t] + i, some(i)) * product;
+            },
+            written);
+      } else {
+        space.decay.template multiply<A>(
+            span.count, features, gates(stream, span), [](index_t, index_t, P product) { return product; }, written);
+      }
+      space.keys = space.decay.after;
     } else {
       space.keys = rows_for_scalars<T, A>(keys, 0, span.count, call_.features(), space.key_copies);
     }
     space.values = rows_for_vectors<T, A>(values, 0, span.count, call_.value_features(), space.value_copies);
     if constexpr (Kind == gate_kind::token) {
-      space.token.template multiply<A>(span.count, token_log_gates(stream, span));
+      if (call_.constant())
+        space.token.repeat(span.count, call_.token_log_gate(stream, span.first));
+      else
+        space.token.template multiply<A>(span.count, token_log_gates(stream, span));
       copy_rows<T, A>(values, 0, span.count, call_.value_features(), space.faded_values,
                       [&](index_t t, index_t, P x) { return x * P(space.token.after[t]); });
     }
   }
 
   void attend(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
-    const index_t begin = std::clamp<index_t>(call_.offset - span.first, 0, span.count);
-    const index_t end = std::clamp<index_t>(call_.offset + queries() - span.first, 0, span.count);
+    const auto [begin, end] = tokens_of_queries(span);
     if (begin == end) return;
     if constexpr (Kind == gate_kind::feature)
       transpose_rows<T, A>(space.keys, span.count, space.panels, [&](index_t d) { return P(space.decay.inverse[d]); });
@@ -193,14 +239,17 @@ class linear_forward_chunks {
     const P scale(static_cast<T>(call_.scale));
     for (index_t h = 0; h < stream.heads; ++h) {
       const index_t head = stream.first_head + h, shift = call_.reverse ? 0 : call_.offset;
-      const auto queries = stream_rows(call_.q, stream, head, span.first - shift, call_.reverse);
+      const auto queries = query_rows(stream, h, span);
       const auto out = stream_rows(call_.out, stream, head, span.first - shift, call_.reverse);
       const row_span<T> left = rows_to_leave<T, A>(out, call_.value_features(), space.out_copies);
       row_span<const T> faded = space.query_copies;
-      if constexpr (Kind == gate_kind::feature)
-        copy_rows<T, A>(queries, begin, end, call_.features(), space.query_copies,
-                        [&](index_t t, index_t i, P x) { return x * space.decay.template until_at<A>(t, i); });
-      else
+      if constexpr (Kind == gate_kind::feature) {
+        if (stream.heads == 1)
+          faded = space.decay.until;
+        else
+          copy_rows<T, A>(queries, begin, end, call_.features(), space.query_copies,
+                          [&](index_t t, index_t i, P x) { return x * space.decay.template until_at<A>(t, i); });
+      } else
         faded = rows_for_scalars<T, A>(queries, begin, end, call_.features(), space.query_copies);
       if (Kind != gate_kind::feature || space.decay.mild)
         lower_products<T, A>(faded, space.panels, {begin, end}, space.weights, space.ahead);
@@ -240,6 +289,16 @@ class linear_forward_chunks {
   }
 
  private:
+  /// Tokens of a chunk that have a query.
+  index_range tokens_of_queries(chunk_span span) const noexcept {
+    return {std::clamp<index_t>(call_.offset - span.first, 0, span.count),
+            std::clamp<index_t>(call_.offset + queries() - span.first, 0, span.count)};
+  }
+  /// Queries of a head of a stream, by tokens of a chunk.
+  row_span<const S> query_rows(const recurrence_stream& stream, index_t head, chunk_span span) const noexcept {
+    return stream_rows(call_.q, stream, stream.first_head + head, span.first - (call_.reverse ? 0 : call_.offset),
+                       call_.reverse);
+  }
   index_t queries() const noexcept { return call_.cu ? call_.k.extent(2) : call_.q.extent(2); }
 
   /// The gates of a vector of features of a token.

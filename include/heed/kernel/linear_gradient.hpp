@@ -20,6 +20,8 @@ struct linear_gradient_call {
   view<T, 3> dtoken_gates;
   view<T, 4> dinitial_state;
   view<const T, 4> dfinal_state;
+  /// By the slopes of each sequence, if wanted: [B,H], or [S,H] of packed sequences.
+  view<T, 2> dslopes;
 };
 
 template <class A, class S, gate_kind Kind>
@@ -52,6 +54,7 @@ class linear_backward_chunks {
   }
   void load_gradient(const recurrence_stream& stream, T* gradient) const noexcept {
     load(call_.dfinal_state, stream, gradient);
+    if (call_.dslopes) call_.dslopes(stream.sequence, stream.state_head) = T(0);
   }
   void finish(const recurrence_stream& stream, const T* gradient) const noexcept {
     if (!call_.dinitial_state) return;
@@ -89,13 +92,13 @@ class linear_backward_chunks {
                 .store_aligned(space.gate_rows[t] + i);
           }
     }
+    if constexpr (Kind != gate_kind::none)
+      if (call_.dfeature_gates || call_.dtoken_gates || call_.dslopes) {
+        core.differentiate_gates(space.gated, after, later, space.gate_rows);
+        store_gates(row_span<const T>(space.gate_rows), stream, span);
+      }
     store_writes(core.dgated_writes, call_.dk, stream, span, features());
     store_writes(core.dplain_writes, call_.dv, stream, span, value_features());
-    if constexpr (Kind != gate_kind::none) {
-      if (!call_.dfeature_gates && !call_.dtoken_gates) return;
-      core.differentiate_gates(space.gated, after, later, space.gate_rows);
-      store_gates(row_span<const T>(space.gate_rows), stream, span);
-    }
   }
 
  private:
@@ -125,8 +128,9 @@ class linear_backward_chunks {
       return gate_rows<A>(stream_rows(call_.forward.feature_gates, stream, stream.kv_head, span.first, reverse()),
                           features());
     } else if constexpr (Kind == gate_kind::token) {
-      return [this, stream, span](index_t t, index_t) {
-        return gate_of(P(call_.forward.token_log_gate(stream, span.first + t)));
+      const P first = gate_of(P(call_.forward.token_log_gate(stream, span.first)));
+      return [this, stream, span, first](index_t t, index_t) {
+        return call_.forward.constant() ? first : gate_of(P(call_.forward.token_log_gate(stream, span.first + t)));
       };
     } else {
       return [](index_t, index_t) { return P(T(1)); };
@@ -153,7 +157,10 @@ class linear_backward_chunks {
       for (index_t t = 0; t < span.count; ++t) {
         P sum(T(0));
         for_vectors<T, A>(features(), [&](index_t i, int some) { sum += load_some<T, A>(rows[t] + i, some); });
-        call_.dtoken_gates(stream.batch, stream.kv_head, call_.forward.row(stream, span.first + t)) = reduce_add(sum);
+        if (call_.forward.constant())
+          call_.dslopes(stream.sequence, stream.state_head) -= reduce_add(sum);
+        else
+          call_.dtoken_gates(stream.batch, stream.kv_head, call_.forward.row(stream, span.first + t)) = reduce_add(sum);
       }
     }
   }

@@ -97,7 +97,6 @@ class slot_forward_chunks {
       key_copies = take_rows<T>(memory, tokens, features);
       value_copies = take_rows<T>(memory, tokens, op.call_.value_features());
       out_copies = take_rows<T>(memory, tokens, op.call_.value_features());
-      written = take_rows<T>(memory, tokens, slots);
       faded = take_rows<T>(memory, tokens, slots);
       reads = take_rows<T>(memory, tokens, slots);
       faded_reads = take_rows<T>(memory, tokens, slots);
@@ -153,13 +152,13 @@ class slot_forward_chunks {
     const auto keys = stream_rows(call_.k, stream, stream.kv_head, span.first, false);
     const auto values = stream_rows(call_.v, stream, stream.kv_head, span.first, false);
     const auto strengths = stream_rows(call_.strengths, stream, stream.kv_head, span.first, false);
-    space.decay.template multiply<A>(span.count, slots, gates(stream, span));
-    for (index_t t = 0; t < span.count; ++t)
-      for (index_t i = slots.low; i < slots.high; i += P::lanes) {
-        const int some = static_cast<int>(std::min<index_t>(P::lanes, slots.high - i));
-        (load_some<T, A>(strengths[t] + i, some) * space.decay.template after_at<A>(t, i))
-            .store_aligned(space.written[t] + i);
-      }
+    space.decay.template multiply<A>(
+        span.count, slots, gates(stream, span), [](index_t, index_t, P product) { return product; },
+        [&](index_t t, index_t m, P product) {
+          return load_some<T, A>(strengths[t] + m, static_cast<int>(std::min<index_t>(P::lanes, call_.slots() - m))) *
+                 product;
+        });
+    space.written = space.decay.after;
     space.keys = rows_for_scalars<T, A>(keys, 0, span.count, call_.features(), space.key_copies);
     space.values = rows_for_vectors<T, A>(values, 0, span.count, call_.value_features(), space.value_copies);
   }

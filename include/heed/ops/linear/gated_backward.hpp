@@ -27,7 +27,8 @@ linear_gradient_call<S> gated_gradient_call(const view<const S, 4>& q, const vie
                                {},
                                {},
                                options.dinitial_state,
-                               options.dfinal_state};
+                               options.dfinal_state,
+                               {}};
   if constexpr (Kind == gate_kind::feature)
     call.dfeature_gates = dg;
   else
