@@ -147,7 +147,8 @@ class slot_forward_chunks {
                   &call_.final_values(stream.sequence, stream.state_head, m, 0));
   }
 
-  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, index_range slots) const noexcept {
+  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, index_range slots,
+               const T*) const noexcept {
     space.count = span.count;
     const auto keys = stream_rows(call_.k, stream, stream.kv_head, span.first, false);
     const auto values = stream_rows(call_.v, stream, stream.kv_head, span.first, false);
