@@ -188,7 +188,7 @@ class linear_forward_chunks {
         std::fill_n(&call_.out(stream.batch, stream.first_head + h, i, 0), call_.value_features(), S(T(0)));
   }
 
-  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span,
+  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, const T*,
                index_range features) const noexcept {
     space.count = span.count;
     const auto keys = stream_rows(call_.k, stream, stream.kv_head, span.first, call_.reverse);

@@ -75,7 +75,8 @@ struct chunk_cuts {
 ///     state_size(), workspace                 numbers of a state, scratch of a worker
 ///     gated_features()                        the features that the state may be cut along
 ///     load_state(stream, state), finish(stream, state)
-///     prepare(space, stream, span, features)  what advancing these features of the state takes
+///     prepare(space, stream, span, state, features)
+///                                             what advancing these features of the state before the chunk takes
 ///     advance(space, from, to, features)
 ///     attend(space, stream, span, state)      outputs of the chunk after prepare of all features, from the state
 ///     before
@@ -136,7 +137,7 @@ class recurrence_run {
       op_.load_state(stream, current);
       const chunk_cuts cuts{stream.tokens, op_.chunk()};
       for (index_t c = 0; c < cuts.count(); ++c) {
-        op_.prepare(space, stream, cuts[c], all());
+        op_.prepare(space, stream, cuts[c], current, all());
         op_.attend(space, stream, cuts[c], current);
         op_.advance(space, current, current, all());
       }
@@ -156,7 +157,7 @@ class recurrence_run {
         typename Operator::workspace space(op_, cursor);
         const chunk_cuts cuts{stream.tokens, op_.chunk()};
         for (index_t c = 0; c < round() && first + c < cuts.count(); ++c) {
-          op_.prepare(space, stream, cuts[first + c], range(part));
+          op_.prepare(space, stream, cuts[first + c], state(i * records + c), range(part));
           op_.advance(space, state(i * records + c), state(i * records + c + 1), range(part));
         }
       };
@@ -168,7 +169,7 @@ class recurrence_run {
         if (first + c >= cuts.count()) return;
         scratch_cursor cursor(workers_ + worker * worker_bytes());
         typename Operator::workspace space(op_, cursor);
-        op_.prepare(space, stream, cuts[first + c], all());
+        op_.prepare(space, stream, cuts[first + c], state(i * records + c), all());
         op_.attend(space, stream, cuts[first + c], state(i * records + c));
       };
       for_each_task(where_, streams_.count() * round(), follow);
