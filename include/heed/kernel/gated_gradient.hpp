@@ -112,20 +112,23 @@ class gated_gradient {
     if constexpr (GatedReads) {
       const auto from_state = times(row_span<const T>(plain_reads), state(before), plain_);
       if (decay.mild)
-        sum_products<T, A>(rows, gated_range, from_state, times_total(decay),
-                           times<band::lower>(plain_weights, left, gated.count), [&](index_t t, int v, P sum) {
-                             const index_t i = v * index_t(P::lanes);
-                             (sum * (decay.template until_at<A>(t, i) * P::load_aligned(decay.inverse + i)))
-                                 .store_aligned(dgated_reads[t] + i);
-                           }, ahead);
+        sum_products<T, A>(
+            rows, gated_range, from_state, times_total(decay), times<band::lower>(plain_weights, left, gated.count),
+            [&](index_t t, int v, P sum) {
+              const index_t i = v * index_t(P::lanes);
+              (sum * (decay.template until_at<A>(t, i) * P::load_aligned(decay.inverse + i)))
+                  .store_aligned(dgated_reads[t] + i);
+            },
+            ahead);
       else
         read_carefully(gated, gate, from_state);
     }
     if constexpr (PlainReads) {
       transpose_state(state(before));
-      sum_products<T, A>(rows, plain_range, times(seen, row_span<const T>(transposed_), gated_), same,
-                         times<band::lower>(weights, plain_writes, gated.count),
-                         [&](index_t t, int v, P sum) { sum.store_aligned(dplain_reads[t] + v * P::lanes); }, ahead);
+      sum_products<T, A>(
+          rows, plain_range, times(seen, row_span<const T>(transposed_), gated_), same,
+          times<band::lower>(weights, plain_writes, gated.count),
+          [&](index_t t, int v, P sum) { sum.store_aligned(dplain_reads[t] + v * P::lanes); }, ahead);
     }
 
     differentiate_gated_writes(gated, gate, state(later), first_head);
@@ -140,6 +143,31 @@ class gated_gradient {
           rows, plain_range, [&](index_t t, int v) { return P::load_aligned(dplain_writes[t] + v * P::lanes); },
           from_later_reads, emit, ahead);
     add_to_state(gated, plain_reads, seen, first_head ? later : earlier, earlier, first_head);
+  }
+
+  /// Where all reads follow all writes: gradients by the reads of a head, from the last state, to whose gradient they
+  /// add.
+  void differentiate_reads(index_t count, const T* last, T* gradient) noexcept {
+    sum_product<T, A>(
+        index_range{0, count}, {0, gated_}, [](index_t, int) { return P(T(0)); },
+        times(row_span<const T>(plain_reads), state(last), plain_),
+        [&](index_t t, int v, P sum) { sum.store_aligned(dgated_reads[t] + v * P::lanes); }, ahead);
+    sum_product<T, A>(
+        {0, plain_}, {0, gated_}, [&](index_t l, int v) { return P::load_aligned(state(gradient)[l] + v * P::lanes); },
+        transposed_times(row_span<const T>(plain_reads), row_span<const T>(gated_reads), count),
+        [&](index_t l, int v, P sum) { sum.store_aligned(state(gradient)[l] + v * P::lanes); }, ahead);
+  }
+  /// The same of writes, which the last state holds as `gated` has them.
+  void differentiate_writes(const gated_writes<T, A>& gated, const T* gradient) noexcept {
+    const index_range rows{0, gated.count};
+    const auto nothing = [](index_t, int) { return P(T(0)); };
+    transpose_state(state(gradient));
+    sum_product<T, A>(
+        rows, {0, gated_}, nothing, times(plain_writes, state(gradient), plain_),
+        [&](index_t t, int v, P sum) { sum.store_aligned(dgated_writes[t] + v * P::lanes); }, ahead);
+    sum_product<T, A>(
+        rows, {0, plain_}, nothing, times(row_span<const T>(gated.left), row_span<const T>(transposed_), gated_),
+        [&](index_t t, int v, P sum) { sum.store_aligned(dplain_writes[t] + v * P::lanes); }, ahead);
   }
 
   /// rows[t][f] = sum over s >= t of rows[s][f] - Y_s[f] dY_s[f], plus sum_l R G after the chunk: gradients by the log
@@ -214,23 +242,31 @@ class gated_gradient {
         return decay.template after_at<A>(t, i) * P::load_aligned(decay.inverse + i);
       };
       if (first_head)
-        sum_products<T, A>(rows, range, from_later_chunks, times_total(decay), from_later_reads,
-                           [&](index_t t, int v, P sum) {
-                             const index_t i = v * index_t(P::lanes);
-                             (sum * factor(t, i)).store_aligned(dgated_writes[t] + i);
-                           }, ahead);
+        sum_products<T, A>(
+            rows, range, from_later_chunks, times_total(decay), from_later_reads,
+            [&](index_t t, int v, P sum) {
+              const index_t i = v * index_t(P::lanes);
+              (sum * factor(t, i)).store_aligned(dgated_writes[t] + i);
+            },
+            ahead);
       else
-        sum_products<T, A>(rows, range, no_terms{}, same, from_later_reads, [&](index_t t, int v, P sum) {
-          const index_t i = v * index_t(P::lanes);
-          fma(sum, factor(t, i), P::load_aligned(dgated_writes[t] + i)).store_aligned(dgated_writes[t] + i);
-        }, ahead);
+        sum_products<T, A>(
+            rows, range, no_terms{}, same, from_later_reads,
+            [&](index_t t, int v, P sum) {
+              const index_t i = v * index_t(P::lanes);
+              fma(sum, factor(t, i), P::load_aligned(dgated_writes[t] + i)).store_aligned(dgated_writes[t] + i);
+            },
+            ahead);
       return;
     }
     if (first_head)
-      sum_products<T, A>(rows, range, from_later_chunks, same, no_terms{}, [&](index_t t, int v, P sum) {
-        const index_t i = v * index_t(P::lanes);
-        (sum * decay.template after_at<A>(t, i)).store_aligned(dgated_writes[t] + i);
-      }, ahead);
+      sum_products<T, A>(
+          rows, range, from_later_chunks, same, no_terms{},
+          [&](index_t t, int v, P sum) {
+            const index_t i = v * index_t(P::lanes);
+            (sum * decay.template after_at<A>(t, i)).store_aligned(dgated_writes[t] + i);
+          },
+          ahead);
     copy_rows<T, A>(row_span<const T>(gated_reads), 0, gated.count, gated_, faded_,
                     [](index_t, index_t, P x) { return x; });
     decay_upward<T, A>(gated.count, gated_, faded_, gate, [&](index_t j) {
@@ -266,11 +302,13 @@ class gated_gradient {
 
   template <class Gate, class FromState>
   void read_carefully(const gated_writes<T, A>& gated, const Gate& gate, const FromState& from_state) noexcept {
-    sum_products<T, A>(index_range{0, gated.count}, index_range{0, gated_}, from_state, same, no_terms{},
-                       [&](index_t t, int v, P sum) {
-                         const index_t i = v * index_t(P::lanes);
-                         (sum * gated.decay.template until_at<A>(t, i)).store_aligned(dgated_reads[t] + i);
-                       }, ahead);
+    sum_products<T, A>(
+        index_range{0, gated.count}, index_range{0, gated_}, from_state, same, no_terms{},
+        [&](index_t t, int v, P sum) {
+          const index_t i = v * index_t(P::lanes);
+          (sum * gated.decay.template until_at<A>(t, i)).store_aligned(dgated_reads[t] + i);
+        },
+        ahead);
     fade_writes(gated, gate, [&](index_t t) {
       for (index_t j = 0; j <= t; ++j) add_scaled(plain_weights_[t][j], faded_[j], dgated_reads[t]);
     });

@@ -39,6 +39,9 @@ struct linear_call {
   T token_log_gate(const recurrence_stream& stream, index_t t) const noexcept {
     return constant() ? -slopes[stream.state_head] : token_gates(stream.batch, stream.kv_head, row(stream, t));
   }
+  index_t chunk_tokens() const noexcept {
+    return std::min(chunk, std::max<index_t>(std::max(q.extent(2), k.extent(2)), 1));
+  }
   stream_numbering streams() const noexcept {
     return {cu ? cu.size() - 1 : q.extent(0),       q.extent(1), k.extent(1),
             constant() ? q.extent(1) : k.extent(1), k.extent(2), cu};
@@ -124,21 +127,93 @@ struct token_decay {
   T repeated = std::numeric_limits<T>::quiet_NaN();
 };
 
-template <class A, class S, gate_kind Kind>
+/// Where a walk over chunks finds its rows. These: keys, queries and values as the tensors have them, outputs in their
+/// place. Another one (feature_rows) makes them.
+template <class A, class S>
+class tensor_rows {
+ public:
+  using T = accumulator_t<S>;
+  using call_type = linear_call<S>;
+
+  explicit tensor_rows(const linear_call<S>& call) noexcept : call_(call) {}
+
+  struct workspace {
+    workspace(const tensor_rows& rows, scratch_cursor& memory, index_t tokens) noexcept
+        : value_copies(take_rows<T>(memory, tokens, rows.columns())),
+          out_copies(take_rows<T>(memory, tokens, rows.columns())) {}
+    row_span<T> value_copies, out_copies;
+    row_span<const T> values;
+  };
+
+  /// Columns of a state, and numbers that it holds besides.
+  index_t columns() const noexcept { return call_.value_features(); }
+  index_t extra_numbers() const noexcept { return 0; }
+
+  /// A state, zeros to begin with, whose rows are features; its extra numbers are elsewhere.
+  void load_state(const recurrence_stream& stream, T* state, index_t row_step, index_t column_step, T*) const noexcept {
+    if (call_.initial_state)
+      for (index_t d = 0; d < call_.features(); ++d)
+        for (index_t e = 0; e < columns(); ++e)
+          state[d * row_step + e * column_step] = call_.initial_state(stream.sequence, stream.state_head, d, e);
+  }
+  void store_state(const recurrence_stream& stream, const T* state, index_t pitch) const noexcept {
+    if (call_.final_state)
+      for (index_t d = 0; d < call_.features(); ++d)
+        std::copy_n(state + d * pitch, columns(), &call_.final_state(stream.sequence, stream.state_head, d, 0));
+  }
+  /// The output of a query that sees nothing.
+  void clear(const recurrence_stream& stream, index_t head, index_t i) const noexcept {
+    std::fill_n(&call_.out(stream.batch, head, stream.first_token + i, 0), call_.value_features(), S(T(0)));
+  }
+
+  /// What some features of the keys of a chunk take, and all of its values, from the extra numbers of the state before.
+  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, index_range,
+               const T*) const noexcept {
+    space.values = rows_for_vectors<T, A>(stream_rows(call_.v, stream, stream.kv_head, span.first, call_.reverse), 0,
+                                          span.count, columns(), space.value_copies);
+  }
+  /// The extra numbers of the state after it.
+  void advance(const workspace&, T*, index_range) const noexcept {}
+  row_span<const S> keys(const workspace&, const recurrence_stream& stream, chunk_span span) const noexcept {
+    return stream_rows(call_.k, stream, stream.kv_head, span.first, call_.reverse);
+  }
+  row_span<const T> log_gates(const workspace&, const recurrence_stream& stream, chunk_span span) const noexcept {
+    return stream_rows(call_.feature_gates, stream, stream.kv_head, span.first, call_.reverse);
+  }
+  /// The queries of the next rows see all that a state with these extra numbers holds.
+  void prepare_reads(workspace&, const T*) const noexcept {}
+  /// Rows of a query head, of which [begin, end) are there.
+  row_span<const S> queries(workspace&, const recurrence_stream& stream, index_t head, index_t first, index_t,
+                            index_t) const noexcept {
+    return stream_rows(call_.q, stream, head, first, call_.reverse);
+  }
+  /// Where scaled sums of these rows go, in whole vectors, and what becomes of them there.
+  row_span<T> outputs(workspace& space, const recurrence_stream& stream, index_t head, index_t first) const noexcept {
+    return rows_to_leave<T, A>(stream_rows(call_.out, stream, head, first, call_.reverse), columns(), space.out_copies);
+  }
+  void finish_outputs(workspace& space, const recurrence_stream& stream, index_t head, index_t first, index_t begin,
+                      index_t end) const noexcept {
+    leave_rows<T, A>(outputs(space, stream, head, first), stream_rows(call_.out, stream, head, first, call_.reverse),
+                     begin, end, columns());
+  }
+
+ private:
+  const linear_call<S>& call_;
+};
+
+template <class A, class S, gate_kind Kind, class Rows = tensor_rows<A, S>>
 class linear_forward_chunks {
  public:
   using T = accumulator_t<S>;
   using P = pack<T, A>;
 
-  explicit linear_forward_chunks(const linear_call<S>& call) noexcept : call_(call) {}
+  explicit linear_forward_chunks(const typename Rows::call_type& call) noexcept : call_(call), rows_(call) {}
 
   struct workspace {
-    workspace(const linear_forward_chunks& op, scratch_cursor& memory) noexcept {
+    workspace(const linear_forward_chunks& op, scratch_cursor& memory) noexcept : rows(op.rows_, memory, op.chunk()) {
       const index_t tokens = op.chunk(), features = op.call_.features(), value_features = op.call_.value_features();
       query_copies = take_rows<T>(memory, tokens, features);
       key_copies = take_rows<T>(memory, tokens, features);
-      value_copies = take_rows<T>(memory, tokens, value_features);
-      out_copies = take_rows<T>(memory, tokens, value_features);
       panels = take_panels<T, A>(memory, tokens, features);
       weights = take_rows<T>(memory, tokens, tokens);
       if constexpr (Kind == gate_kind::feature) {
@@ -153,72 +228,81 @@ class linear_forward_chunks {
       if (weights.data != nullptr) std::fill_n(weights.data, tokens * weights.stride, T(0));
     }
 
-    row_span<T> query_copies, key_copies, value_copies, out_copies, faded_keys, faded_values;
+    typename Rows::workspace rows;
+    row_span<T> query_copies, key_copies, faded_keys, faded_values;
     row_panels<T> panels;
     row_span<T> weights;
     chunk_decay<T> decay;
     token_decay<T> token;
-    row_span<const T> keys, values;
+    row_span<const T> keys;
     prefetcher ahead;
     index_t count = 0;
   };
 
   stream_numbering streams() const noexcept { return call_.streams(); }
-  index_t chunk() const noexcept { return std::min(call_.chunk, std::max<index_t>(call_.k.extent(2), 1)); }
+  index_t chunk() const noexcept { return call_.chunk_tokens(); }
+  index_t queries_of(const recurrence_stream& stream) const noexcept {
+    return call_.cu ? stream.tokens : call_.q.extent(2);
+  }
   index_t gated_features() const noexcept { return call_.features(); }
-  index_t pitch() const noexcept { return conflict_free_pitch<T>(call_.value_features()); }
-  index_t state_size() const noexcept { return call_.features() * pitch(); }
+  index_t pitch() const noexcept { return conflict_free_pitch<T>(rows_.columns()); }
+  index_t state_size() const noexcept { return call_.features() * pitch() + rows_.extra_numbers(); }
 
   void load_state(const recurrence_stream& stream, T* state) const noexcept {
     std::fill_n(state, state_size(), T(0));
-    if (call_.initial_state)
-      for (index_t d = 0; d < call_.features(); ++d)
-        std::copy_n(&call_.initial_state(stream.sequence, stream.state_head, d, 0), call_.value_features(),
-                    state + d * pitch());
+    rows_.load_state(stream, state, pitch(), 1, state + call_.features() * pitch());
   }
 
   void finish(const recurrence_stream& stream, const T* state) const noexcept {
-    if (call_.final_state)
-      for (index_t d = 0; d < call_.features(); ++d)
-        std::copy_n(state + d * pitch(), call_.value_features(),
-                    &call_.final_state(stream.sequence, stream.state_head, d, 0));
+    rows_.store_state(stream, state, pitch());
     const index_t before = std::clamp<index_t>(-call_.offset, 0, call_.q.extent(2));
     for (index_t h = 0; h < stream.heads; ++h)
-      for (index_t i = 0; i < before; ++i)
-        std::fill_n(&call_.out(stream.batch, stream.first_head + h, i, 0), call_.value_features(), S(T(0)));
+      for (index_t i = 0; i < before; ++i) rows_.clear(stream, stream.first_head + h, i);
   }
 
-  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, const T*,
-               index_range features) const noexcept {
+  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, index_range features,
+               const T* state) const noexcept {
     space.count = span.count;
-    const auto keys = stream_rows(call_.k, stream, stream.kv_head, span.first, call_.reverse);
-    const auto values = stream_rows(call_.v, stream, stream.kv_head, span.first, call_.reverse);
+    rows_.prepare(space.rows, stream, span, features, state + call_.features() * pitch());
+    const auto keys = rows_.keys(space.rows, stream, span);
     if constexpr (Kind == gate_kind::feature) {
-      space.decay.template multiply<A>(span.count, features, gates(stream, span));
-      for (index_t t = 0; t < span.count; ++t)
-        for (index_t i = features.low; i < features.high; i += P::lanes) {
-          const int some = static_cast<int>(std::min<index_t>(P::lanes, features.high - i));
-          (load_some<T, A>(keys[t] + i, some) * space.decay.template after_at<A>(t, i))
-              .store_aligned(space.key_copies[t] + i);
-        }
-      space.keys = space.key_copies;
+      const auto some = [&](index_t i) { return static_cast<int>(std::min<index_t>(P::lanes, call_.features() - i)); };
+      const auto written = [&](index_t t, index_t i, P product) {
+        return load_some<T, A>(keys[t] + i, some(i)) * product;
+      };
+      const index_range seen = tokens_of_queries(stream, span);
+      if (stream.heads == 1) {
+        const auto queries =
+            rows_.queries(space.rows, stream, stream.first_head, first_query(span), seen.low, seen.high);
+        space.decay.template multiply<A>(
+            span.count, features, gates(space, stream, span),
+            [&](index_t t, index_t i, P product) {
+              if (t < seen.low || t >= seen.high) return product;
+              return load_some<T, A>(queries[t] + i, some(i)) * product;
+            },
+            written);
+      } else {
+        space.decay.template multiply<A>(
+            span.count, features, gates(space, stream, span), [](index_t, index_t, P product) { return product; },
+            written);
+      }
+      space.keys = space.decay.after;
     } else {
       space.keys = rows_for_scalars<T, A>(keys, 0, span.count, call_.features(), space.key_copies);
     }
-    space.values = rows_for_vectors<T, A>(values, 0, span.count, call_.value_features(), space.value_copies);
     if constexpr (Kind == gate_kind::token) {
       if (call_.constant())
         space.token.repeat(span.count, call_.token_log_gate(stream, span.first));
       else
         space.token.template multiply<A>(span.count, token_log_gates(stream, span));
-      copy_rows<T, A>(values, 0, span.count, call_.value_features(), space.faded_values,
+      copy_rows<T, A>(stream_rows(call_.v, stream, stream.kv_head, span.first, call_.reverse), 0, span.count,
+                      call_.value_features(), space.faded_values,
                       [&](index_t t, index_t, P x) { return x * P(space.token.after[t]); });
     }
   }
 
   void attend(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
-    const index_t begin = std::clamp<index_t>(call_.offset - span.first, 0, span.count);
-    const index_t end = std::clamp<index_t>(call_.offset + queries() - span.first, 0, span.count);
+    const auto [begin, end] = tokens_of_queries(stream, span);
     if (begin == end) return;
     if constexpr (Kind == gate_kind::feature)
       transpose_rows<T, A>(space.keys, span.count, space.panels, [&](index_t d) { return P(space.decay.inverse[d]); });
@@ -228,15 +312,17 @@ class linear_forward_chunks {
     const row_span<const T> weights = space.weights;
     const P scale(static_cast<T>(call_.scale));
     for (index_t h = 0; h < stream.heads; ++h) {
-      const index_t head = stream.first_head + h, shift = call_.reverse ? 0 : call_.offset;
-      const auto queries = stream_rows(call_.q, stream, head, span.first - shift, call_.reverse);
-      const auto out = stream_rows(call_.out, stream, head, span.first - shift, call_.reverse);
-      const row_span<T> left = rows_to_leave<T, A>(out, call_.value_features(), space.out_copies);
+      const index_t head = stream.first_head + h, first = first_query(span);
+      const auto queries = rows_.queries(space.rows, stream, head, first, begin, end);
+      const auto out = rows_.outputs(space.rows, stream, head, first);
       row_span<const T> faded = space.query_copies;
-      if constexpr (Kind == gate_kind::feature)
-        copy_rows<T, A>(queries, begin, end, call_.features(), space.query_copies,
-                        [&](index_t t, index_t i, P x) { return x * space.decay.template until_at<A>(t, i); });
-      else
+      if constexpr (Kind == gate_kind::feature) {
+        if (stream.heads == 1)
+          faded = space.decay.until;
+        else
+          copy_rows<T, A>(queries, begin, end, call_.features(), space.query_copies,
+                          [&](index_t t, index_t i, P x) { return x * space.decay.template until_at<A>(t, i); });
+      } else
         faded = rows_for_scalars<T, A>(queries, begin, end, call_.features(), space.query_copies);
       if (Kind != gate_kind::feature || space.decay.mild)
         lower_products<T, A>(faded, space.panels, {begin, end}, space.weights, space.ahead);
@@ -244,28 +330,24 @@ class linear_forward_chunks {
         weigh_carefully(space, stream, span, queries, begin, end);
       if constexpr (Kind == gate_kind::token) space.token.template fade<A>(space.weights, begin, end);
       sum_products<T, A>(
-          {begin, end}, {0, call_.value_features()}, times(faded, {state, pitch()}, call_.features()),
+          {begin, end}, {0, rows_.columns()}, times(faded, {state, pitch()}, call_.features()),
           [&](index_t t, int, P sum) {
             if constexpr (Kind == gate_kind::token)
               return sum * P(space.token.until[t]);
             else
               return sum;
           },
-          times<band::lower>(weights, space.values, span.count),
-          [&](index_t t, int v, P sum) {
-            const index_t e = v * index_t(P::lanes);
-            store_some(out[t] + e, sum * scale,
-                       static_cast<int>(std::min<index_t>(P::lanes, call_.value_features() - e)));
-          },
-          space.ahead);
+          times<band::lower>(weights, space.rows.values, span.count),
+          [out, scale](index_t t, int v, P sum) { (sum * scale).store(out[t] + v * P::lanes); }, space.ahead);
+      rows_.finish_outputs(space.rows, stream, head, first, begin, end);
     }
   }
 
   void advance(workspace& space, const T* from, T* to, index_range features) const noexcept {
-    row_span<const T> values = space.values;
+    row_span<const T> values = space.rows.values;
     if constexpr (Kind == gate_kind::token) values = space.faded_values;
     sum_product<T, A>(
-        features, {0, call_.value_features()},
+        features, {0, rows_.columns()},
         [&](index_t d, int v) {
           const P before = P::load_aligned(from + d * pitch() + v * P::lanes);
           if constexpr (Kind == gate_kind::feature)
@@ -277,15 +359,43 @@ class linear_forward_chunks {
         },
         transposed_times(space.keys, values, space.count),
         [&](index_t d, int v, P sum) { sum.store_aligned(to + d * pitch() + v * P::lanes); }, space.ahead);
+    rows_.advance(space.rows, to + call_.features() * pitch(), features);
+  }
+
+  /// Outputs of queries that see all that a state holds.
+  void read(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
+    const bool nothing = stream.tokens == 0 && !call_.initial_state;
+    const P scale(static_cast<T>(call_.scale));
+    rows_.prepare_reads(space.rows, state + call_.features() * pitch());
+    space.ahead = {};
+    for (index_t h = 0; h < stream.heads; ++h) {
+      const index_t head = stream.first_head + h;
+      if (nothing) {
+        for (index_t t = 0; t < span.count; ++t) rows_.clear(stream, head, span.first + t);
+        continue;
+      }
+      const auto queries = rows_for_scalars<T, A>(rows_.queries(space.rows, stream, head, span.first, 0, span.count), 0,
+                                                  span.count, call_.features(), space.query_copies);
+      const auto out = rows_.outputs(space.rows, stream, head, span.first);
+      sum_product<T, A>(
+          {0, span.count}, {0, rows_.columns()}, [](index_t, int) { return P(T(0)); },
+          times(queries, {state, pitch()}, call_.features()),
+          [out, scale](index_t t, int v, P sum) { (sum * scale).store(out[t] + v * P::lanes); }, space.ahead);
+      rows_.finish_outputs(space.rows, stream, head, span.first, 0, span.count);
+    }
   }
 
  private:
-  index_t queries() const noexcept { return call_.cu ? call_.k.extent(2) : call_.q.extent(2); }
+  /// Tokens of a chunk that have a query, and the number of the query that its first token has or would have.
+  index_range tokens_of_queries(const recurrence_stream& stream, chunk_span span) const noexcept {
+    return {std::clamp<index_t>(call_.offset - span.first, 0, span.count),
+            std::clamp<index_t>(call_.offset + queries_of(stream) - span.first, 0, span.count)};
+  }
+  index_t first_query(chunk_span span) const noexcept { return span.first - (call_.reverse ? 0 : call_.offset); }
 
   /// The gates of a vector of features of a token.
-  auto gates(const recurrence_stream& stream, chunk_span span) const noexcept {
-    return gate_rows<A>(stream_rows(call_.feature_gates, stream, stream.kv_head, span.first, call_.reverse),
-                        call_.features());
+  auto gates(const workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
+    return gate_rows<A>(rows_.log_gates(space.rows, stream, span), call_.features());
   }
 
   /// Log gates of some tokens, from the span's t on.
@@ -307,7 +417,7 @@ class linear_forward_chunks {
       space.ahead.add(rows.data, rows.stride, count, features);
     };
     const index_t shift = call_.reverse ? 0 : call_.offset;
-    if constexpr (Kind == gate_kind::feature) add(call_.feature_gates, stream.kv_head, next, call_.features());
+    if (call_.feature_gates) add(call_.feature_gates, stream.kv_head, next, call_.features());
     add(call_.k, stream.kv_head, next, call_.features());
     add(call_.v, stream.kv_head, next, call_.value_features());
     for (index_t h = 0; h < stream.heads; ++h) add(call_.q, stream.first_head + h, next - shift, call_.features());
@@ -316,11 +426,12 @@ class linear_forward_chunks {
   }
 
   /// Weights of a chunk that is not mild.
-  void weigh_carefully(workspace& space, const recurrence_stream& stream, chunk_span span, row_span<const S> queries,
+  template <class Q>
+  void weigh_carefully(workspace& space, const recurrence_stream& stream, chunk_span span, row_span<Q> queries,
                        index_t begin, index_t end) const noexcept {
-    const auto keys = stream_rows(call_.k, stream, stream.kv_head, span.first, call_.reverse);
-    copy_rows<T, A>(keys, 0, span.count, call_.features(), space.faded_keys, [](index_t, index_t, P x) { return x; });
-    decay_downward<T, A>(span.count, call_.features(), space.faded_keys, gates(stream, span), [&](index_t t) {
+    copy_rows<T, A>(rows_.keys(space.rows, stream, span), 0, span.count, call_.features(), space.faded_keys,
+                    [](index_t, index_t, P x) { return x; });
+    decay_downward<T, A>(span.count, call_.features(), space.faded_keys, gates(space, stream, span), [&](index_t t) {
       if (t < begin || t >= end) return;
       T* const row = space.weights[t];
       std::fill_n(row, round_up(t + 1, P::lanes), T(0));
@@ -335,6 +446,7 @@ class linear_forward_chunks {
   }
 
   const linear_call<S>& call_;
+  Rows rows_;
 };
 
 }  // namespace detail

@@ -8,11 +8,11 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
-template <class S>
+template <class S, class Forward = linear_call<S>>
 struct linear_gradient_call {
   using T = accumulator_t<S>;
   /// `out` and `final_state` are not looked at.
-  linear_call<S> forward;
+  Forward forward;
   view<const S, 4> dout;
   view<S, 4> dq, dk, dv;
   /// As the gates are.
@@ -24,37 +24,73 @@ struct linear_gradient_call {
   view<T, 2> dslopes;
 };
 
-template <class A, class S, gate_kind Kind>
+/// Rows as the tensors have them, for linear_backward_chunks.
+template <class A, class S>
+class tensor_gradient_rows : public tensor_rows<A, S> {
+ public:
+  using T = accumulator_t<S>;
+  using call_type = linear_gradient_call<S>;
+
+  explicit tensor_gradient_rows(const call_type& call) noexcept : tensor_rows<A, S>(call.forward), call_(call) {}
+
+  /// Rows [begin, end) of a head's queries, and of the gradient that arrives at its outputs.
+  void read(typename tensor_rows<A, S>::workspace&, const recurrence_stream& stream, index_t head, index_t first,
+            index_t begin, index_t end, row_span<T> queries, row_span<T> upstream) const noexcept {
+    const pack<T, A> scale(static_cast<T>(call_.forward.scale));
+    const auto rows = [&](const auto& tensor) {
+      return stream_rows(tensor, stream, head, first, call_.forward.reverse);
+    };
+    copy_rows<T, A>(rows(call_.forward.q), begin, end, call_.forward.features(), queries,
+                    [](index_t, index_t, pack<T, A> x) { return x; });
+    copy_rows<T, A>(rows(call_.dout), begin, end, call_.forward.value_features(), upstream,
+                    [&](index_t, index_t, pack<T, A> x) { return x * scale; });
+  }
+  /// From gradients by the rows that were made of queries or keys, in place.
+  void differentiate(row_span<const T>, index_t, index_t, row_span<T>) const noexcept {}
+
+ private:
+  const call_type& call_;
+};
+
+template <class A, class S, gate_kind Kind, class Rows = tensor_gradient_rows<A, S>>
 class linear_backward_chunks {
  public:
   using T = accumulator_t<S>;
   using P = pack<T, A>;
 
-  explicit linear_backward_chunks(const linear_gradient_call<S>& call) noexcept : call_(call) {}
+  explicit linear_backward_chunks(const typename Rows::call_type& call) noexcept : call_(call), rows_(call) {}
 
   struct workspace {
     workspace(const linear_backward_chunks& op, scratch_cursor& memory) noexcept
-        : gated(memory, op.chunk(), op.features()),
-          core(memory, op.chunk(), op.features(), op.value_features()),
+        : rows(op.rows_, memory, op.chunk()),
+          gated(memory, op.chunk(), op.features()),
+          core(memory, op.chunk(), op.features(), op.rows_.columns()),
           gate_rows(take_rows<T>(memory, op.chunk(), op.features())) {}
 
+    typename Rows::workspace rows;
     gated_writes<T, A> gated;
     gated_gradient<T, A> core;
     row_span<T> gate_rows;
   };
 
   stream_numbering streams() const noexcept { return call_.forward.streams(); }
-  index_t chunk() const noexcept {
-    return std::min(call_.forward.chunk, std::max<index_t>(call_.forward.k.extent(2), 1));
+  index_t chunk() const noexcept { return call_.forward.chunk_tokens(); }
+  index_t queries_of(const recurrence_stream& stream) const noexcept {
+    return call_.forward.cu ? stream.tokens : call_.forward.q.extent(2);
   }
-  index_t state_size() const noexcept { return value_features() * pitch(); }
+  index_t state_size() const noexcept { return rows_.columns() * pitch() + rows_.extra_numbers(); }
 
   void load_state(const recurrence_stream& stream, T* state) const noexcept {
-    load(call_.forward.initial_state, stream, state);
+    std::fill_n(state, state_size(), T(0));
+    rows_.load_state(stream, state, 1, pitch(), extra(state));
   }
   void load_gradient(const recurrence_stream& stream, T* gradient) const noexcept {
-    load(call_.dfinal_state, stream, gradient);
     if (call_.dslopes) call_.dslopes(stream.sequence, stream.state_head) = T(0);
+    std::fill_n(gradient, state_size(), T(0));
+    if (!call_.dfinal_state) return;
+    for (index_t d = 0; d < features(); ++d)
+      for (index_t e = 0; e < value_features(); ++e)
+        gradient[e * pitch() + d] = call_.dfinal_state(stream.sequence, stream.state_head, d, e);
   }
   void finish(const recurrence_stream& stream, const T* gradient) const noexcept {
     if (!call_.dinitial_state) return;
@@ -65,25 +101,24 @@ class linear_backward_chunks {
 
   void advance(workspace& space, const recurrence_stream& stream, chunk_span span, const T* from,
                T* to) const noexcept {
-    prepare(space, stream, span);
+    prepare(space, stream, span, from);
     space.core.advance(space.gated, from, to);
+    rows_.advance(space.rows, extra(to), {0, features()});
   }
 
   void retreat(workspace& space, const recurrence_stream& stream, chunk_span span, const T* before, const T* after,
                const T* later, T* earlier) const noexcept {
-    prepare(space, stream, span);
+    prepare(space, stream, span, before);
     space.gated.prepare_panels();
     auto& core = space.core;
-    const P scale(static_cast<T>(call_.forward.scale));
+    const index_t begin = std::clamp<index_t>(call_.forward.offset - span.first, 0, span.count);
+    const index_t end = std::clamp<index_t>(call_.forward.offset + queries_of(stream) - span.first, 0, span.count);
+    const index_t first = span.first - (reverse() ? 0 : call_.forward.offset);
     for (index_t h = 0; h < stream.heads; ++h) {
       const index_t head = stream.first_head + h;
-      const auto rows = [&](const auto& tensor) { return stream_rows(tensor, stream, head, span.first, reverse()); };
-      copy_rows<T, A>(rows(call_.forward.q), 0, span.count, features(), core.gated_reads,
-                      [](index_t, index_t, P x) { return x; });
-      copy_rows<T, A>(rows(call_.dout), 0, span.count, value_features(), core.plain_reads,
-                      [&](index_t, index_t, P x) { return x * scale; });
-      core.template differentiate<true, false>(space.gated, gates(stream, span), before, later, earlier, h == 0);
-      store_rows<A>(row_span<const T>(core.dgated_reads), rows(call_.dq), span.count, features());
+      read(space, stream, head, first, begin, end, span.count);
+      core.template differentiate<true, false>(space.gated, gates(space, stream, span), before, later, earlier, h == 0);
+      store_reads(space, stream, head, first, begin, end);
       if constexpr (Kind != gate_kind::none)
         for (index_t t = 0; t < span.count; ++t)
           for (index_t i = 0; i < features(); i += P::lanes) {
@@ -97,8 +132,26 @@ class linear_backward_chunks {
         core.differentiate_gates(space.gated, after, later, space.gate_rows);
         store_gates(row_span<const T>(space.gate_rows), stream, span);
       }
-    store_writes(core.dgated_writes, call_.dk, stream, span, features());
-    store_writes(core.dplain_writes, call_.dv, stream, span, value_features());
+    store_writes(space, stream, span);
+  }
+
+  /// Gradients by queries that see all that a state holds; they add to the gradient by the state.
+  void differentiate_reads(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state,
+                           T* gradient) const noexcept {
+    const bool nothing = stream.tokens == 0 && !call_.forward.initial_state;
+    rows_.prepare_reads(space.rows, extra(state));
+    for (index_t h = 0; h < stream.heads; ++h) {
+      read(space, stream, stream.first_head + h, span.first, 0, nothing ? 0 : span.count, span.count);
+      space.core.differentiate_reads(span.count, state, gradient);
+      store_reads(space, stream, stream.first_head + h, span.first, 0, span.count);
+    }
+  }
+  /// Gradients by keys and values that the last state holds.
+  void differentiate_writes(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state,
+                            const T* gradient) const noexcept {
+    prepare(space, stream, span, state);
+    space.core.differentiate_writes(space.gated, gradient);
+    store_writes(space, stream, span);
   }
 
  private:
@@ -107,26 +160,46 @@ class linear_backward_chunks {
   bool reverse() const noexcept { return call_.forward.reverse; }
   index_t pitch() const noexcept { return conflict_free_pitch<T>(features()); }
 
-  /// States [D][E] of the caller lie transposed here.
-  void load(const view<const T, 4>& from, const recurrence_stream& stream, T* to) const noexcept {
-    std::fill_n(to, state_size(), T(0));
-    if (!from) return;
-    for (index_t d = 0; d < features(); ++d)
-      for (index_t e = 0; e < value_features(); ++e)
-        to[e * pitch() + d] = from(stream.sequence, stream.state_head, d, e);
+  /// States [D][E] of the caller lie transposed here, their extra numbers behind them.
+  template <class U>
+  U* extra(U* state) const noexcept {
+    return state + rows_.columns() * pitch();
   }
 
-  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
-    space.gated.prepare(stream_rows(call_.forward.k, stream, stream.kv_head, span.first, reverse()), span.count,
-                        gates(stream, span));
-    space.core.prepare(stream_rows(call_.forward.v, stream, stream.kv_head, span.first, reverse()), span.count);
+  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
+    rows_.prepare(space.rows, stream, span, {0, features()}, extra(state));
+    space.gated.prepare(rows_.keys(space.rows, stream, span), span.count, gates(space, stream, span));
+    space.core.plain_writes = space.rows.values;
+  }
+
+  /// Reads of a head, of which [begin, end) are there.
+  void read(workspace& space, const recurrence_stream& stream, index_t head, index_t first, index_t begin, index_t end,
+            index_t count) const noexcept {
+    auto& core = space.core;
+    rows_.read(space.rows, stream, head, first, begin, end, core.gated_reads, core.plain_reads);
+    for (index_t t = 0; t < count; ++t) {
+      if (t >= begin && t < end) continue;
+      std::fill_n(core.gated_reads[t], core.gated_reads.stride, T(0));
+      std::fill_n(core.plain_reads[t], core.plain_reads.stride, T(0));
+    }
+  }
+  void store_reads(workspace& space, const recurrence_stream& stream, index_t head, index_t first, index_t begin,
+                   index_t end) const noexcept {
+    auto& core = space.core;
+    rows_.differentiate(core.gated_reads, begin, end, core.dgated_reads);
+    store_rows<A>(row_span<const T>(core.dgated_reads.from(begin)),
+                  stream_rows(call_.dq, stream, head, first + begin, reverse()), end - begin, features());
+  }
+  void store_writes(workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
+    rows_.differentiate(space.gated.writes, 0, span.count, space.core.dgated_writes);
+    store_writes(space.core.dgated_writes, call_.dk, stream, span, features());
+    store_writes(space.core.dplain_writes, call_.dv, stream, span, value_features());
   }
 
   /// The gates of a vector of features of a token.
-  auto gates(const recurrence_stream& stream, chunk_span span) const noexcept {
+  auto gates(const workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
     if constexpr (Kind == gate_kind::feature) {
-      return gate_rows<A>(stream_rows(call_.forward.feature_gates, stream, stream.kv_head, span.first, reverse()),
-                          features());
+      return gate_rows<A>(rows_.log_gates(space.rows, stream, span), features());
     } else if constexpr (Kind == gate_kind::token) {
       const P first = gate_of(P(call_.forward.token_log_gate(stream, span.first)));
       return [this, stream, span, first](index_t t, index_t) {
@@ -165,7 +238,8 @@ class linear_backward_chunks {
     }
   }
 
-  const linear_gradient_call<S>& call_;
+  const typename Rows::call_type& call_;
+  Rows rows_;
 };
 
 }  // namespace detail

@@ -4,6 +4,7 @@
 #include <heed/core/recurrence_options.hpp>
 #include <heed/kernel/softmax_checks.hpp>
 
+#include <algorithm>
 #include <tuple>
 
 HEED_ARCH_BEGIN
@@ -73,10 +74,11 @@ HEED_COLD index_t checked_offset(const checker& check, const view<const S, 4>& q
                 offset);
   check.require(!(reverse || cu) || (offset == 0 && q.extent(2) == k.extent(2)), "options.q_offset",
                 "0 and N = M in reverse or in a packed batch", offset);
-  return offset;
+  // Farther before the keys than all queries is as far as all queries.
+  return std::max(offset, -q.extent(2));
 }
 
-/// Inputs, upstream gradient and gradients of N tokens.
+/// Inputs, upstream gradient and gradients.
 template <class S>
 HEED_COLD void check_recurrence_gradients(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k,
                                           const view<const S, 4>& v, const view<const S, 4>& dout, const view<S, 4>& dq,
@@ -88,7 +90,6 @@ HEED_COLD void check_recurrence_gradients(const checker& check, const view<const
   check.require(dout.extent(3) > 0, "dout.extent(3) (E)", "at least 1", dout.extent(3));
   check_value_rows(check, q, dout, "dout");
   check_key_rows(check, q, k, "k");
-  check.extent(k, "k", 2, q.extent(2), "N, as q");
   check.tensor(v, "v");
   for (int axis = 0; axis < 3; ++axis) check.extent(v, "v", axis, k.extent(axis), "as k");
   check.extent(v, "v", 3, dout.extent(3), "E, as dout");

@@ -75,8 +75,7 @@ struct chunk_cuts {
 ///     state_size(), workspace                 numbers of a state, scratch of a worker
 ///     gated_features()                        the features that the state may be cut along
 ///     load_state(stream, state), finish(stream, state)
-///     prepare(space, stream, span, state, features)
-///                                             what advancing these features of the state before the chunk takes
+///     prepare(space, stream, span, features, state)  what advancing these features takes, from the state before
 ///     advance(space, from, to, features)
 ///     attend(space, stream, span, state)      outputs of the chunk after prepare of all features, from the state
 ///     before
@@ -103,16 +102,20 @@ class recurrence_run {
   void run(const checker& check, scratch_view scratch) {
     if (streams_.count() == 0) return;
     const scratch_block memory(check, scratch, bytes());
-    workers_ = memory.data();
-    states_ = memory.data() + worker_bytes() * where_.concurrency;
+    lend(memory.data());
     if (split_)
       run_rounds();
     else
       run_streams();
   }
 
- private:
+ protected:
   static constexpr index_t part_size = 16;
+
+  void lend(std::byte* memory) noexcept {
+    workers_ = memory;
+    states_ = memory + worker_bytes() * where_.concurrency;
+  }
 
   index_range all() const noexcept { return {0, op_.gated_features()}; }
   index_t parts() const noexcept { return (op_.gated_features() + part_size - 1) / part_size; }
@@ -128,6 +131,15 @@ class recurrence_run {
   index_t state_bytes() const noexcept { return round_up(op_.state_size() * index_t(sizeof(T)), cache_line); }
   T* state(index_t number) const noexcept { return reinterpret_cast<T*>(states_ + number * state_bytes()); }
 
+  const Operator& op_;
+  executor_ref where_;
+  stream_numbering streams_;
+  bool split_;
+  index_t chunks_;
+  std::byte* workers_ = nullptr;
+  std::byte* states_ = nullptr;
+
+ private:
   void run_streams() {
     auto walk = [&](index_t number, index_t worker) {
       const recurrence_stream stream = streams_.at(number);
@@ -137,7 +149,7 @@ class recurrence_run {
       op_.load_state(stream, current);
       const chunk_cuts cuts{stream.tokens, op_.chunk()};
       for (index_t c = 0; c < cuts.count(); ++c) {
-        op_.prepare(space, stream, cuts[c], current, all());
+        op_.prepare(space, stream, cuts[c], all(), current);
         op_.attend(space, stream, cuts[c], current);
         op_.advance(space, current, current, all());
       }
@@ -157,7 +169,7 @@ class recurrence_run {
         typename Operator::workspace space(op_, cursor);
         const chunk_cuts cuts{stream.tokens, op_.chunk()};
         for (index_t c = 0; c < round() && first + c < cuts.count(); ++c) {
-          op_.prepare(space, stream, cuts[first + c], state(i * records + c), range(part));
+          op_.prepare(space, stream, cuts[first + c], range(part), state(i * records + c));
           op_.advance(space, state(i * records + c), state(i * records + c + 1), range(part));
         }
       };
@@ -169,7 +181,7 @@ class recurrence_run {
         if (first + c >= cuts.count()) return;
         scratch_cursor cursor(workers_ + worker * worker_bytes());
         typename Operator::workspace space(op_, cursor);
-        op_.prepare(space, stream, cuts[first + c], state(i * records + c), all());
+        op_.prepare(space, stream, cuts[first + c], all(), state(i * records + c));
         op_.attend(space, stream, cuts[first + c], state(i * records + c));
       };
       for_each_task(where_, streams_.count() * round(), follow);
@@ -181,14 +193,6 @@ class recurrence_run {
     }
     for (index_t i = 0; i < streams_.count(); ++i) op_.finish(streams_.at(i), state(i * records));
   }
-
-  const Operator& op_;
-  executor_ref where_;
-  stream_numbering streams_;
-  bool split_;
-  index_t chunks_;
-  std::byte* workers_ = nullptr;
-  std::byte* states_ = nullptr;
 };
 
 }  // namespace detail

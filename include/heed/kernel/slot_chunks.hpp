@@ -104,7 +104,6 @@ class slot_forward_chunks {
       key_copies = take_rows<T>(memory, tokens, features);
       value_copies = take_rows<T>(memory, tokens, op.call_.value_features());
       out_copies = take_rows<T>(memory, tokens, op.call_.value_features());
-      written = take_rows<T>(memory, tokens, slots);
       faded = take_rows<T>(memory, tokens, slots);
       reads = take_rows<T>(memory, tokens, slots);
       faded_reads = take_rows<T>(memory, tokens, slots);
@@ -165,8 +164,8 @@ class slot_forward_chunks {
                   &call_.final_values(stream.sequence, stream.state_head, m, 0));
   }
 
-  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state,
-               index_range slots) const noexcept {
+  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, index_range slots,
+               const T* state) const noexcept {
     space.count = span.count;
     const auto keys = stream_rows(call_.k, stream, stream.kv_head, span.first, false);
     const auto values = stream_rows(call_.v, stream, stream.kv_head, span.first, false);
@@ -175,13 +174,14 @@ class slot_forward_chunks {
       space.control.template prepare<A>(space.strengths, span.count, states(state).sums, slots);
       space.strengths = space.control.strengths;
     }
-    space.decay.template multiply<A>(span.count, slots, gates(space, stream, span));
-    for (index_t t = 0; t < span.count; ++t)
-      for (index_t i = slots.low; i < slots.high; i += P::lanes) {
-        const int some = static_cast<int>(std::min<index_t>(P::lanes, slots.high - i));
-        (load_some<T, A>(space.strengths[t] + i, some) * space.decay.template after_at<A>(t, i))
-            .store_aligned(space.written[t] + i);
-      }
+    space.decay.template multiply<A>(
+        span.count, slots, gates(space, stream, span), [](index_t, index_t, P product) { return product; },
+        [&](index_t t, index_t m, P product) {
+          return load_some<T, A>(space.strengths[t] + m,
+                                 static_cast<int>(std::min<index_t>(P::lanes, call_.slots() - m))) *
+                 product;
+        });
+    space.written = space.decay.after;
     space.keys = rows_for_scalars<T, A>(keys, 0, span.count, call_.features(), space.key_copies);
     space.values = rows_for_vectors<T, A>(values, 0, span.count, call_.value_features(), space.value_copies);
   }
@@ -254,7 +254,7 @@ class slot_forward_chunks {
       sum_products<T, A>(
           rows, {0, call_.value_features()}, times(row_span<const T>(space.faded_reads), before.values, call_.slots()),
           [](index_t, int, P sum) { return sum; }, times<band::lower>(weights, space.values, span.count),
-          [&](index_t t, int v, P sum) { sum.store(left[t] + v * P::lanes); }, space.ahead);
+          [left](index_t t, int v, P sum) { sum.store(left[t] + v * P::lanes); }, space.ahead);
       leave_rows<T, A>(left, out, 0, span.count, call_.value_features());
     }
   }

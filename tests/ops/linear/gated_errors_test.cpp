@@ -237,4 +237,9 @@ TEST_CASE("empty tensors are legal, whatever their pointers: a state passes unch
   heed::gated_linear_forward(view<const float, 4>(nullptr, {0, 4, 10, 8}), view<const float, 4>(nullptr, {0, 2, 10, 8}),
                              view<const float, 4>(nullptr, {0, 2, 10, 6}), view<const float, 3>(nullptr, {0, 2, 10}),
                              view<float, 4>(nullptr, {0, 4, 10, 6}));
+  // No head reads the state, which is written all the same.
+  c.p.final_state.fill(support::quiet_nan<float>);
+  heed::gated_linear_forward(view<const float, 4>(nullptr, {1, 0, 10, 8}), c.k, c.v, c.feature_gates,
+                             view<float, 4>(nullptr, {1, 0, 10, 6}), {.final_state = c.p.final_state});
+  CHECK(std::none_of(c.p.final_state.begin(), c.p.final_state.end(), [](float x) { return std::isnan(x); }));
 }

@@ -81,8 +81,10 @@ TEST_CASE("queries may stand anywhere among the keys") {
   struct {
     index_t N, M;
     std::optional<index_t> offset;
-  } const cases[] = {{5, 9, {}}, {1, 200, {}},  {70, 200, {}}, {200, 70, {}}, {9, 5, {}},  {5, 200, 0},  {5, 200, 62},
-                     {3, 3, -1}, {90, 90, -70}, {4, 0, {}},    {0, 70, {}},   {5, 90, -7}, {64, 128, 1}, {4, 8, -4}};
+  } const cases[] = {
+      {5, 9, {}},  {1, 200, {}}, {70, 200, {}}, {200, 70, {}}, {9, 5, {}},
+      {5, 200, 0}, {5, 200, 62}, {3, 3, -1},    {90, 90, -70}, {4, 0, {}},
+      {0, 70, {}}, {5, 90, -7},  {64, 128, 1},  {4, 8, -4},    {5, 5, std::numeric_limits<index_t>::min()}};
   for (const gates kind : gate_kinds)
     for (const auto& [N, M, offset] : cases)
       for (const index_t chunk : {1, 16, 64}) {

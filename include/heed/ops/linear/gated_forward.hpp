@@ -55,24 +55,6 @@ index_t gated_linear_forward_scratch_bytes(const std::type_identity_t<view<const
                   detail::gated_linear_forward_bytes<A, detail::gate_kind::token, T>(q, k, v, options));
 }
 
-template <element T, class A = default_arch>
-index_t gated_linear_forward_scratch_bytes(const std::type_identity_t<view<const T, 4>>& q,
-                                           const std::type_identity_t<view<const T, 4>>& k,
-                                           const std::type_identity_t<view<const T, 4>>& v,
-<<<<<<< HEAD
-                                           const std::type_identity_t<view<const accumulator_t<T>, 4>>&,
-                                           const std::type_identity_t<recurrence_options<T>>& options = {}) {
-  return detail::gated_linear_forward_bytes<A, detail::gate_kind::feature, T>(q, k, v, options);
-}
-template <element T, class A = default_arch>
-index_t gated_linear_forward_scratch_bytes(const std::type_identity_t<view<const T, 4>>& q,
-                                           const std::type_identity_t<view<const T, 4>>& k,
-                                           const std::type_identity_t<view<const T, 4>>& v,
-                                           const std::type_identity_t<view<const accumulator_t<T>, 3>>&,
-                                           const std::type_identity_t<recurrence_options<T>>& options = {}) {
-  return detail::gated_linear_forward_bytes<A, detail::gate_kind::token, T>(q, k, v, options);
-}
-
 /// Gated linear attention: a state of D x E numbers fades by data-dependent gates, token by token, and takes a write
 /// from each. With R the state of kv head g(h) = h / (H/G), zero or initial_state before token 0:
 ///     R_t = diag(exp g_t) R_{t-1} + k_t v_t^T          out[b,h,i,:] = scale R_t^T q[b,h,i,:]     t = i + q_offset
@@ -100,12 +82,6 @@ index_t gated_linear_forward_scratch_bytes(const std::type_identity_t<view<const
 /// q_offset > M - N, offsets that decrease or do not end at M, N != M in reverse or in a packed batch.
 /// Paper: Yang, Wang, Shen, Panda, Kim, Gated Linear Attention Transformers with Hardware-Efficient Training, 2024,
 /// equations 3 and 4.
-=======
-                                           const std::type_identity_t<recurrence_options<T>>& options = {}) {
-  return detail::gated_linear_forward_bytes<A, detail::gate_kind::feature, T>(q, k, v, options);
-}
-
->>>>>>> l1
 template <writable<4> Out>
 void gated_linear_forward(std::type_identity_t<view<const element_of_t<Out>, 4>> q,
                           std::type_identity_t<view<const element_of_t<Out>, 4>> k,
