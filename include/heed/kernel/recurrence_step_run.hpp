@@ -111,15 +111,16 @@ class linear_steps {
   view<T, 4> state_;
 };
 
-/// Tokens of Gated Slot Attention.
-template <class A, class S>
+/// Tokens of Gated Slot Attention. Controlled writes have a third state, z [B,G,slots].
+template <class A, class S, slot_writes Writes = slot_writes::given>
 class slot_steps {
  public:
   using T = accumulator_t<S>;
   using P = pack<T, A>;
 
-  slot_steps(const slot_call<S>& call, const view<T, 4>& keys, const view<T, 4>& values) noexcept
-      : call_(call), keys_(keys), values_(values) {}
+  slot_steps(const slot_call<S>& call, const view<T, 4>& keys, const view<T, 4>& values,
+             const view<T, 3>& sums = {}) noexcept
+      : call_(call), keys_(keys), values_(values), sums_(sums) {}
 
   struct workspace {
     workspace(const slot_steps& op, scratch_cursor& memory) noexcept
@@ -144,8 +145,7 @@ class slot_steps {
     for (index_t t = 0; t < stream.tokens; ++t) {
       load_row<T, A>(&call_.k(stream.batch, stream.kv_head, t, 0), features, space.key);
       load_row<T, A>(&call_.v(stream.batch, stream.kv_head, t, 0), value_features, space.value);
-      load_row<T, A>(&call_.strengths(stream.batch, stream.kv_head, t, 0), slots, space.strength);
-      load_gates<T, A>(&call_.gates(stream.batch, stream.kv_head, t, 0), slots, space.gate);
+      prepare_write(space, stream, t);
       for (index_t h = 0; h < stream.heads; ++h)
         load_row<T, A>(&call_.q(stream.batch, stream.first_head + h, t, 0), features, space.queries[h], scale);
       write_and_read<gate_side::columns, T, A>(
@@ -163,8 +163,25 @@ class slot_steps {
  private:
   index_t heads() const noexcept { return streams().states == 0 ? 0 : call_.q.extent(1) / streams().states; }
 
+  void prepare_write(workspace& space, const recurrence_stream& stream, index_t t) const noexcept {
+    const T* const strengths = &call_.strengths(stream.batch, stream.kv_head, t, 0);
+    if constexpr (Writes == slot_writes::controlled) {
+      T* const sums = &sums_(stream.sequence, stream.state_head, 0);
+      for_vectors<T, A>(call_.slots(), [&](index_t i, int some) {
+        const slot_control<T, A> write(load_some<T, A>(strengths + i, some), load_some<T, A>(sums + i, some));
+        write.strength.store_aligned(space.strength + i);
+        write.gate.store_aligned(space.gate + i);
+        store_some(sums + i, write.sum, some);
+      });
+    } else {
+      load_row<T, A>(strengths, call_.slots(), space.strength);
+      load_gates<T, A>(&call_.gates(stream.batch, stream.kv_head, t, 0), call_.slots(), space.gate);
+    }
+  }
+
   const slot_call<S>& call_;
   view<T, 4> keys_, values_;
+  view<T, 3> sums_;
 };
 
 }  // namespace detail

@@ -170,8 +170,8 @@ index_t lightning_step_scratch_bytes(const std::type_identity_t<view<const T, 4>
 /// slopes [H]        how fast a head forgets, at least 0; float (double for double). 0: plain causal linear attention,
 ///                   infinity: every token sees itself alone. lightning_slopes, linear_slopes and retention_slopes make
 ///                   those of the papers
-/// out    [B,H,N,E]  output; must not overlap an input. Its element type, float, double, bfloat16 or float16, is that of
-///                   q, k and v. Any outer strides; the last axis contiguous
+/// out    [B,H,N,E]  output; must not overlap an input. Its element type, float, double, bfloat16 or float16, is that
+///                   of q, k and v. Any outer strides; the last axis contiguous
 /// options           see recurrence_options; scale defaults to 1, and states are those of query heads, [B,H,D,E]
 ///
 /// RetNet's retention is this with retention_slopes and .scale = 1 / sqrt(D).
@@ -186,8 +186,8 @@ index_t lightning_step_scratch_bytes(const std::type_identity_t<view<const T, 4>
 /// Accuracy: accumulates in float (double for double): |error| <= 2e-5 (1 + max |out|) for inputs of unit variance,
 /// plus the rounding of out to its type. Decays below 1e-30 (1e-290) are taken for 0.
 /// Throws heed::invalid_argument before any write: extents that do not fit each other, D or E zero, a strided last
-/// axis, null data, overlap of an output, a slope that is negative or NaN, a scale not finite, chunk < 1, q_offset above
-/// M - N, bad cu_seqlens, states of other extents, scratch too small.
+/// axis, null data, overlap of an output, a slope that is negative or NaN, a scale not finite, chunk < 1, q_offset
+/// above M - N, bad cu_seqlens, states of other extents, scratch too small.
 /// Paper: Qin et al., Lightning Attention-2, 2024, algorithm 1; Sun et al., Retentive Network, 2023, equation 7.
 template <writable<4> Out>
 void lightning_forward(std::type_identity_t<view<const element_of_t<Out>, 4>> q,
