@@ -45,11 +45,11 @@ HEED_COLD void check_given_state(const checker& check, const view<T, 4>& state, 
 }
 
 /// A final state may be the memory of the initial one, element by element, and overlap it in no other way.
-template <class T>
-HEED_COLD void check_handed_on(const checker& check, const view<T, 4>& final_state, const char* final_name,
-                               const view<const T, 4>& initial_state, const char* initial_name) {
+template <class T, int Rank>
+HEED_COLD void check_handed_on(const checker& check, const view<T, Rank>& final_state, const char* final_name,
+                               const view<const T, Rank>& initial_state, const char* initial_name) {
   bool same = final_state.data() == initial_state.data();
-  for (int axis = 0; axis < 4; ++axis)
+  for (int axis = 0; axis < Rank; ++axis)
     same = same && (final_state.stride(axis) == initial_state.stride(axis) || final_state.extent(axis) <= 1);
   if (!same) check.no_overlap(final_state, final_name, initial_state, initial_name);
 }

@@ -38,6 +38,8 @@ void linear_forward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4> 
     check_apart(check, memory_of(q, k, v), out, "out", options.denominator, "options.denominator");
     check_aliasing(check, options.final_state, "options.final_state", q, k, v, out, options.denominator,
                    options.initial_sum);
+    check_handed_on(check, options.final_state, "options.final_state", options.initial_state, "options.initial_state");
+    check_handed_on(check, options.final_sum, "options.final_sum", options.initial_sum, "options.initial_sum");
     check_aliasing(check, options.final_sum, "options.final_sum", q, k, v, out, options.denominator,
                    options.initial_state, options.final_state);
     check_aliasing(check, out, "out", options.initial_state, options.initial_sum);
