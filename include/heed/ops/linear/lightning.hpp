@@ -48,6 +48,7 @@ void lightning_forward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 
     check_state(check, options.final_state, "options.final_state", sequences, heads, k.extent(3), v.extent(3));
     check_aliasing(check, out, "out", q, k, v, slopes, options.initial_state);
     check_aliasing(check, options.final_state, "options.final_state", q, k, v, slopes, out);
+    check_handed_on(check, options.final_state, "options.final_state", options.initial_state, "options.initial_state");
 
     const linear_forward_chunks<A, S, gate_kind::token> chunks(call);
     recurrence_run(chunks, resolve(options.executor)).run(check, options.scratch);
@@ -80,8 +81,8 @@ void lightning_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S,
     check_one(options.initial_state, "options.initial_state");
     check_one(options.dinitial_state, "options.dinitial_state");
     check_one(options.dfinal_state, "options.dfinal_state");
-    check_apart(check, std::tie(q, k, v, slopes, dout, options.initial_state, options.dfinal_state), dq, "dq", dk, "dk",
-                dv, "dv", dslopes, "dslopes", options.dinitial_state, "options.dinitial_state");
+    check_apart(check, memory_of(q, k, v, slopes, dout, options.initial_state, options.dfinal_state), dq, "dq", dk,
+                "dk", dv, "dv", dslopes, "dslopes", options.dinitial_state, "options.dinitial_state");
 
     const linear_backward_chunks<A, S, gate_kind::token> chunks(call);
     recurrence_backward_run(chunks, resolve(options.executor)).run(check, options.scratch);
@@ -109,7 +110,7 @@ void lightning_step_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4> 
     check.extent(k, "k", 2, q.extent(2), "N, as q");
     check_slopes(check, slopes, q.extent(1));
     check_given_state(check, state, "state", q.extent(0), q.extent(1), k.extent(3), v.extent(3));
-    check_apart(check, std::tie(q, k, v, slopes), out, "out", state, "state");
+    check_apart(check, memory_of(q, k, v, slopes), out, "out", state, "state");
 
     const linear_call<S> call = lightning_step_call(q, k, v, slopes, out, options);
     const linear_steps<A, S, gate_kind::token> steps(call, state);
@@ -169,8 +170,8 @@ index_t lightning_step_scratch_bytes(const std::type_identity_t<view<const T, 4>
 /// slopes [H]        how fast a head forgets, at least 0; float (double for double). 0: plain causal linear attention,
 ///                   infinity: every token sees itself alone. lightning_slopes, linear_slopes and retention_slopes make
 ///                   those of the papers
-/// out    [B,H,N,E]  output; must not overlap an input. Its element type, float, double, bfloat16 or float16, is that of
-///                   q, k and v. Any outer strides; the last axis contiguous
+/// out    [B,H,N,E]  output; must not overlap an input. Its element type, float, double, bfloat16 or float16, is that
+///                   of q, k and v. Any outer strides; the last axis contiguous
 /// options           see recurrence_options; scale defaults to 1, and states are those of query heads, [B,H,D,E]
 ///
 /// RetNet's retention is this with retention_slopes and .scale = 1 / sqrt(D).
@@ -185,8 +186,8 @@ index_t lightning_step_scratch_bytes(const std::type_identity_t<view<const T, 4>
 /// Accuracy: accumulates in float (double for double): |error| <= 2e-5 (1 + max |out|) for inputs of unit variance,
 /// plus the rounding of out to its type. Decays below 1e-30 (1e-290) are taken for 0.
 /// Throws heed::invalid_argument before any write: extents that do not fit each other, D or E zero, a strided last
-/// axis, null data, overlap of an output, a slope that is negative or NaN, a scale not finite, chunk < 1, q_offset above
-/// M - N, bad cu_seqlens, states of other extents, scratch too small.
+/// axis, null data, overlap of an output, a slope that is negative or NaN, a scale not finite, chunk < 1, q_offset
+/// above M - N, bad cu_seqlens, states of other extents, scratch too small.
 /// Paper: Qin et al., Lightning Attention-2, 2024, algorithm 1; Sun et al., Retentive Network, 2023, equation 7.
 template <writable<4> Out>
 void lightning_forward(std::type_identity_t<view<const element_of_t<Out>, 4>> q,
