@@ -7,6 +7,10 @@
 #include <heed/ops/linear/gated_slot_step.hpp>
 #include <heed/ops/linear/slot_gates.hpp>
 
+#include <cmath>
+#include <type_traits>
+#include <utility>
+
 HEED_BEGIN
 
 /// Weights and constants of a layer of H query heads, G of keys and values, and S slots. Weights act on rows,
@@ -38,6 +42,8 @@ namespace detail {
 /// One call of a layer: how its numbers follow from its weights, and what they are checked for.
 template <class T>
 class gated_slot_layer_call {
+  static_assert(std::is_floating_point_v<T>, "heed::gated_slot_layer: weights must be float or double");
+
  public:
   using matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
@@ -81,7 +87,7 @@ class gated_slot_layer_call {
     check_.no_overlap(out, "out", x, "x");
     check_.no_overlap(out, "out", state, "state");
     check_.no_overlap(state, "state", x, "x");
-    if (is_empty(x)) return;
+    if (x.extent(0) == 0) return;
 
     const index_t H = layer_.heads, G = layer_.kv_heads, D = features(), E = value_features(), S = slots();
     const index_t rows = x.extent(0);
@@ -98,7 +104,7 @@ class gated_slot_layer_call {
          as_heads(std::as_const(s), G, sequences), as_heads(std::as_const(g), G, sequences), as_heads(y, H, sequences),
          view<T, 4>(state.data(), {sequences, G, D, S}, {next, D * S, S, 1}),
          view<T, 4>(state.data() + slot_keys(), {sequences, G, S, E}, {next, S * E, E, 1}));
-    open(y);
+    apply_silu(y);
     for (index_t i = 0; i < rows; ++i) {
       const T mean = y.row(i).squaredNorm() / static_cast<T>(H * E);
       y.row(i).array() *= as_eigen(layer_.norm).transpose().array() / std::sqrt(mean + static_cast<T>(layer_.eps));
@@ -154,12 +160,11 @@ class gated_slot_layer_call {
       }
       seen += tail() * columns;
     }
-    open(y);
+    apply_silu(y);
     return y;
   }
 
-  /// x = silu(x)
-  static void open(matrix& x) { x.array() *= x.array().logistic(); }
+  static void apply_silu(matrix& x) { x.array() *= x.array().logistic(); }
 
   const checker& check_;
   const gated_slot_layer<T>& layer_;
