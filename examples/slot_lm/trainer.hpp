@@ -57,7 +57,7 @@ class trainer {
     double loss = 0;
   };
 
-  void learn(copy& c) const {
+  void learn(copy& c) {
     std::copy(weights_.values().begin(), weights_.values().end(), c.weights.values().begin());
     c.weights.clear_gradients();
     const auto length = static_cast<std::size_t>(settings_.length);

@@ -7,8 +7,16 @@
 #pragma once
 
 #include <heed/core/tensor.hpp>
-#include <heed/linear.hpp>
-#include <heed/softmax.hpp>
+#include <heed/mod/masks.hpp>
+#include <heed/ops/linear/gated_backward.hpp>
+#include <heed/ops/linear/gated_forward.hpp>
+#include <heed/ops/linear/gated_slot_backward.hpp>
+#include <heed/ops/linear/gated_slot_forward.hpp>
+#include <heed/ops/linear/linear_backward.hpp>
+#include <heed/ops/linear/linear_forward.hpp>
+#include <heed/ops/linear/slot_gates.hpp>
+#include <heed/ops/softmax/backward.hpp>
+#include <heed/ops/softmax/forward.hpp>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -108,7 +116,8 @@ class mixer {
 template <class T>
 class softmax_mixer : public mixer<T> {
  public:
-  softmax_mixer(parameters<T>& all, const mixer_shape& shape) : mixer<T>(all, shape, 0, mixer<T>::feature_map::identity) {}
+  softmax_mixer(parameters<T>& all, const mixer_shape& shape)
+      : mixer<T>(all, shape, 0, mixer<T>::feature_map::identity) {}
 
   index_t state_size(index_t length) const override {
     return length * this->shape_.heads * (this->shape_.features + this->shape_.value_features);
@@ -137,7 +146,8 @@ class softmax_mixer : public mixer<T> {
 template <class T>
 class linear_mixer : public mixer<T> {
  public:
-  linear_mixer(parameters<T>& all, const mixer_shape& shape) : mixer<T>(all, shape, 0, mixer<T>::feature_map::identity) {}
+  linear_mixer(parameters<T>& all, const mixer_shape& shape)
+      : mixer<T>(all, shape, 0, mixer<T>::feature_map::identity) {}
 
   index_t state_size(index_t) const override {
     return this->shape_.heads * this->shape_.features * (this->shape_.value_features + 1);
@@ -166,7 +176,8 @@ class linear_mixer : public mixer<T> {
 template <class T>
 class gla_mixer : public mixer<T> {
  public:
-  gla_mixer(parameters<T>& all, const mixer_shape& shape) : mixer<T>(all, shape, shape.features, mixer<T>::feature_map::silu) {}
+  gla_mixer(parameters<T>& all, const mixer_shape& shape)
+      : mixer<T>(all, shape, shape.features, mixer<T>::feature_map::silu) {}
 
   index_t state_size(index_t) const override {
     return this->shape_.heads * this->shape_.features * this->shape_.value_features;
