@@ -4,7 +4,11 @@
 #include <heed/core/tensor.hpp>
 
 #include <cstring>
+#include <type_traits>
+#include <utility>
 #include <vector>
+
+#include "support/random.hpp"
 
 namespace support {
 
@@ -73,5 +77,33 @@ class guarded {
   std::vector<bool> owned_;
   heed::view<T, Rank> view_;
 };
+
+template <class T, int Rank>
+void copy_into(const std::type_identity_t<heed::view<const T, Rank>>& from, const heed::view<T, Rank>& to) {
+  for (heed::index_t i = 0; i < from.extent(0); ++i) {
+    if constexpr (Rank == 1)
+      to[i] = from[i];
+    else
+      copy_into<T, Rank - 1>(from[i], to[i]);
+  }
+}
+
+/// A copy in another layout. Whoever reads beside it finds NaN.
+template <class T, int Rank>
+guarded<T, Rank> laid_out(const heed::tensor<T, Rank>& t, layout where) {
+  heed::index_t extents[Rank];
+  for (int axis = 0; axis < Rank; ++axis) extents[axis] = t.extent(axis);
+  guarded<T, Rank> other(extents, where, T(0), quiet_nan<T>);
+  copy_into<T, Rank>(t, other.all());
+  return other;
+}
+
+/// A place for an output of the same extents, full of NaN.
+template <class T, int Rank>
+guarded<T, Rank> output_like(const heed::tensor<T, Rank>& t, layout where) {
+  heed::index_t extents[Rank];
+  for (int axis = 0; axis < Rank; ++axis) extents[axis] = t.extent(axis);
+  return guarded<T, Rank>(extents, where, quiet_nan<T>, T(-777));
+}
 
 }  // namespace support

@@ -15,23 +15,17 @@ struct touch_nothing {
   HEED_INLINE void operator()(const void*) const noexcept {}
 };
 
-/// acc[r][v] = init(r, v) + sum_{k < depth} a[r * row_step + k * depth_step] * b[k * pitch + v * lanes]
+/// acc[r][v] += sum_{k < depth} a[r * row_step + k * depth_step] * b[k * pitch + v * lanes]
 ///
-/// then emit(r, v, acc). Scalars of `a` are broadcast from where they are, so `a` needs neither packing nor padding.
+/// Scalars of `a` are broadcast from where they are, so `a` needs neither packing nor padding.
 /// Rows of `b` at a fixed pitch are aligned; others may be the caller's, of any alignment and storage type. touch(p) is
 /// called before the vector of `b` at p is read.
 /// Rows * Vectors accumulators must fit the registers, with Vectors + 1 to spare.
-template <int Rows, int Vectors, class T, class A, class RowStep, class DepthStep, class S, class Pitch, class Init,
-          class Emit, class Touch = touch_nothing>
-HEED_INLINE void outer_product(const T* a, RowStep row_step, DepthStep depth_step, const S* b, Pitch pitch,
-                               index_t depth, Init init, Emit emit, Touch touch = {}) noexcept {
+template <int Rows, int Vectors, class T, class A, class RowStep, class DepthStep, class S, class Pitch,
+          class Touch = touch_nothing>
+HEED_INLINE void add_outer_product(pack<T, A> (&acc)[Rows][Vectors], const T* a, RowStep row_step, DepthStep depth_step,
+                                   const S* b, Pitch pitch, index_t depth, Touch touch = {}) noexcept {
   using P = pack<T, A>;
-  P acc[Rows][Vectors];
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) acc[r][v] = init(r, v);
-
   // Rows at a run-time step share base pointers: a pointer each would not fit the registers, and g++ spills them into
   // vectors.
   constexpr int sharing = std::is_same_v<RowStep, index_t> ? 4 : Rows;
@@ -59,7 +53,19 @@ HEED_INLINE void outer_product(const T* a, RowStep row_step, DepthStep depth_ste
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; r += sharing) base[r / sharing] = keep_in_register(base[r / sharing] + depth_step);
   }
+}
 
+/// The same product, from init(r, v) to emit(r, v, sum).
+template <int Rows, int Vectors, class T, class A, class RowStep, class DepthStep, class S, class Pitch, class Init,
+          class Emit, class Touch = touch_nothing>
+HEED_INLINE void outer_product(const T* a, RowStep row_step, DepthStep depth_step, const S* b, Pitch pitch,
+                               index_t depth, Init init, Emit emit, Touch touch = {}) noexcept {
+  pack<T, A> acc[Rows][Vectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) acc[r][v] = init(r, v);
+  add_outer_product(acc, a, row_step, depth_step, b, pitch, depth, touch);
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 8

@@ -3,6 +3,7 @@
 
 #include <heed/core/scratch.hpp>
 
+#include <algorithm>
 #include <cstddef>
 
 HEED_ARCH_BEGIN
@@ -19,9 +20,10 @@ HEED_INLINE void prefetch_row(const S* row, index_t features) noexcept {
 /// with it.
 class prefetcher {
  public:
-  /// Adds `rows` rows of `features` elements.
+  /// Adds `rows` rows of `features` elements; what is too much is left to the processor.
   template <class S>
   HEED_NOINLINE void add(const S* first, index_t stride, index_t rows, index_t features) noexcept {
+    if (used_ == most_ranges) return;
     const index_t lines = (features * index_t(sizeof(S)) + cache_line - 1) / cache_line;
     ranges_[used_++] = {reinterpret_cast<const char*>(first), stride * index_t(sizeof(S)), rows, lines};
     lines_ += rows * lines;
@@ -48,16 +50,19 @@ class prefetcher {
     index_t rows, lines;
   };
   static constexpr index_t one = 256;
+  static constexpr int most_ranges = 8;
 
   HEED_NOINLINE void issue_lines(index_t n) noexcept {
-    for (; n > 0 && current_ != used_; --n) {
+    while (n > 0 && current_ != used_) {
       range& r = ranges_[current_];
       if (r.rows == 0) {
         ++current_;
         continue;
       }
-      __builtin_prefetch(r.row + line_ * cache_line, 0, 2);
-      if (++line_ == r.lines) {
+      const index_t last = std::min(r.lines, line_ + n);
+      n -= last - line_;
+      for (; line_ < last; ++line_) __builtin_prefetch(r.row + line_ * cache_line, 0, 2);
+      if (line_ == r.lines) {
         line_ = 0;
         r.row += r.stride;
         if (--r.rows == 0) ++current_;
@@ -65,7 +70,7 @@ class prefetcher {
     }
   }
 
-  range ranges_[3];
+  range ranges_[most_ranges];
   index_t lines_ = 0, line_ = 0, per_unit_ = 0, due_ = 0;
   int used_ = 0, current_ = 0;
 };

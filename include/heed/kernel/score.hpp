@@ -16,8 +16,6 @@ HEED_ARCH_BEGIN
 namespace detail {
 
 template <class T>
-inline constexpr T log2_e = T(1.44269504088896340736L);
-template <class T>
 inline constexpr T ln_2 = T(0.693147180559945309417L);
 
 /// Calls a mask for the queries of a vector: with packs if it is generic, lane by lane if its parameters are concrete.

@@ -10,9 +10,10 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
-/// to[d][lane] = factor * rows[lane][d] for one vector of lanes; lanes from `count` on get 0.
-template <int Pitch, class T, class A, class S>
-void load_transposed(const S* rows, index_t stride, int count, index_t features, pack<T, A> factor, T* to) noexcept {
+/// to[d][lane] = factor(d) * rows[lane][d] for one vector of lanes; lanes from `count` on get 0.
+template <int Pitch, class T, class A, class S, class Factor>
+void load_transposed_by(const S* rows, index_t stride, int count, index_t features, const Factor& factor,
+                        T* to) noexcept {
   constexpr int width = lanes<T, A>;
   for (index_t d = 0; d < features; d += width) {
     const int columns = static_cast<int>(std::min<index_t>(width, features - d));
@@ -34,8 +35,14 @@ void load_transposed(const S* rows, index_t stride, int count, index_t features,
       }
       transpose(block);
     }
-    for (int i = 0; i < columns; ++i) (block[i] * factor).store_aligned(to + (d + i) * Pitch);
+    for (int i = 0; i < columns; ++i) (block[i] * factor(d + i)).store_aligned(to + (d + i) * Pitch);
   }
+}
+
+/// The same with one factor.
+template <int Pitch, class T, class A, class S>
+void load_transposed(const S* rows, index_t stride, int count, index_t features, pack<T, A> factor, T* to) noexcept {
+  load_transposed_by<Pitch, T, A>(rows, stride, count, features, [&](index_t) { return factor; }, to);
 }
 
 /// to[d][lane] = factor * rows[lane][d] for `count` lanes and those that fill their last vector up, which get 0.

@@ -11,6 +11,9 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
+template <class T>
+inline constexpr T log2_e = T(1.44269504088896340736L);
+
 /// c[0] + x * (c[1] + x * (...)) with the constants in the order of their powers.
 template <class P, class T, int Count>
 HEED_INLINE P horner(P x, const T (&c)[Count]) noexcept {
@@ -162,7 +165,7 @@ HEED_INLINE pack<T, A> sigmoid(pack<T, A> x) noexcept {
   return pack<T, A>(T(1)) / (pack<T, A>(T(1)) + exp(-x));
 }
 
-/// Natural logarithm, log(1 + x): xsimd's, 1-2 ulp.
+/// Natural logarithm, log(1 + x), e^x - 1: xsimd's, 1-2 ulp.
 template <class T, class A>
 HEED_INLINE pack<T, A> log(pack<T, A> x) noexcept {
   return {log(x.value)};
@@ -170,6 +173,10 @@ HEED_INLINE pack<T, A> log(pack<T, A> x) noexcept {
 template <class T, class A>
 HEED_INLINE pack<T, A> log1p(pack<T, A> x) noexcept {
   return {log1p(x.value)};
+}
+template <class T, class A>
+HEED_INLINE pack<T, A> expm1(pack<T, A> x) noexcept {
+  return {expm1(x.value)};
 }
 
 /// x^exponent, one exponent for all lanes. Whole exponents up to 64, of either sign: products, |exponent| ulp. All

@@ -43,31 +43,54 @@ HEED_INLINE void transpose(pack<T, A> (&rows)[static_cast<std::size_t>(lanes<T, 
     rows[i] = pack<T, A>(batch_type(__builtin_bit_cast(typename batch_type::register_type, r[i])));
 }
 
-/// Adds neighbors of `Count` vectors, whose lanes that differ in bit Half belong together, until one vector is left.
-template <int Half, int Count, class Native, int Lanes>
-HEED_INLINE void sum_stage(Native (&rows)[Lanes]) noexcept {
+struct add_vectors {
+  template <class Native>
+  HEED_INLINE Native operator()(Native a, Native b) const noexcept {
+    return a + b;
+  }
+};
+struct larger_of_vectors {
+  template <class Native>
+  HEED_INLINE Native operator()(Native a, Native b) const noexcept {
+    return a > b ? a : b;
+  }
+};
+
+/// Folds neighbors of `Count` vectors, whose lanes that differ in bit Half belong together, until one vector is left.
+template <int Half, int Count, class Native, int Lanes, class Fold>
+HEED_INLINE void fold_stage(Native (&rows)[Lanes], Fold fold) noexcept {
   if constexpr (Count > 1) {
 #pragma GCC unroll 8
     for (int i = 0; i < Count / 2; ++i) {
       Native a = rows[2 * i], b = rows[2 * i + 1];
       exchange_blocks<Half>(a, b, std::make_integer_sequence<int, Lanes>{});
-      rows[i] = a + b;
+      rows[i] = fold(a, b);
     }
-    sum_stage<Half * 2, Count / 2>(rows);
+    fold_stage<Half * 2, Count / 2>(rows, fold);
   }
 }
 
-/// Lane i of the result is the sum of the lanes of rows[i]. 2 (lanes - 1) shuffles.
-template <class T, class A>
-HEED_INLINE pack<T, A> sum_each(const pack<T, A>* rows) noexcept {
+/// Lane i of the result is what the lanes of rows[i] fold to. 2 (lanes - 1) shuffles.
+template <class T, class A, class Fold>
+HEED_INLINE pack<T, A> fold_each(const pack<T, A>* rows, Fold fold) noexcept {
   constexpr int n = pack<T, A>::lanes;
   typedef T native __attribute__((vector_size(sizeof(T) * n)));
   using batch_type = typename pack<T, A>::batch_type;
   native r[n];
 #pragma GCC unroll 16
   for (int i = 0; i < n; ++i) r[i] = __builtin_bit_cast(native, rows[i].value.data);
-  sum_stage<1, n>(r);
+  fold_stage<1, n>(r, fold);
   return pack<T, A>(batch_type(__builtin_bit_cast(typename batch_type::register_type, r[0])));
+}
+
+/// Lane i of the result is the sum of the lanes of rows[i], or the largest of them.
+template <class T, class A>
+HEED_INLINE pack<T, A> sum_each(const pack<T, A>* rows) noexcept {
+  return fold_each(rows, add_vectors{});
+}
+template <class T, class A>
+HEED_INLINE pack<T, A> largest_each(const pack<T, A>* rows) noexcept {
+  return fold_each(rows, larger_of_vectors{});
 }
 
 /// Whether load_square_transposed has a shorter way than loading rows and transposing them.

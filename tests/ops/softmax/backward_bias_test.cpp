@@ -1,6 +1,6 @@
 #include "ops/softmax/backward.hpp"
-#include "ops/softmax/shuffling_executor.hpp"
 #include "support/catch.hpp"
+#include "support/shuffling_executor.hpp"
 
 #include <heed/mod/masks.hpp>
 #include <heed/mod/score.hpp>
@@ -10,6 +10,7 @@
 #include <limits>
 
 using namespace softmax_test;
+using support::shuffling_executor;
 
 namespace {
 

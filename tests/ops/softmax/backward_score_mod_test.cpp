@@ -1,6 +1,6 @@
 #include "ops/softmax/backward.hpp"
-#include "ops/softmax/shuffling_executor.hpp"
 #include "support/catch.hpp"
+#include "support/shuffling_executor.hpp"
 
 #include <heed/mod/masks.hpp>
 #include <heed/mod/parametric.hpp>
@@ -13,6 +13,7 @@
 #include <vector>
 
 using namespace softmax_test;
+using support::shuffling_executor;
 
 namespace {
 

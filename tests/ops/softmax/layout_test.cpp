@@ -1,10 +1,14 @@
-#include "ops/softmax/laid_out.hpp"
 #include "ops/softmax/problem.hpp"
 #include "support/catch.hpp"
+#include "support/guarded.hpp"
 
 #include <vector>
 
 using namespace softmax_test;
+using support::copy_into;
+using support::guarded;
+using support::laid_out;
+using support::layout;
 
 namespace {
 

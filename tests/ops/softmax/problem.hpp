@@ -2,6 +2,7 @@
 #pragma once
 
 #include "reference/softmax.hpp"
+#include "support/compare.hpp"
 #include "support/random.hpp"
 
 #include <heed/mod/position.hpp>
@@ -9,7 +10,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <type_traits>
 
@@ -20,6 +20,8 @@ using heed::position;
 using heed::softmax_options;
 using heed::tensor;
 using heed::view;
+using support::same_bits;
+using support::worse;
 
 struct shape {
   index_t B = 1, H = 1, G = 1, N = 1, M = 1, D = 8, E = 8;
@@ -55,9 +57,6 @@ inline double relative_to(double got, double expected, double allowed) {
   if (got == expected) return 0;
   return std::fabs(got - expected) / allowed;
 }
-
-/// NaN if one of them is.
-inline double worse(double a, double b) { return a >= b || std::isnan(a) ? a : b; }
 
 /// The largest error of out and lse, where 1 is the most that is allowed: twice the noise of the definition's page.
 template <class S>
@@ -143,20 +142,6 @@ double error_of(problem<S>& p, softmax_options<S> options, double gain, const Mo
 template <class S>
 double error_of(problem<S>& p, const softmax_options<S>& options = {}) {
   return error_of(p, options, 1);
-}
-
-template <class T, int Rank>
-bool same_bits(const view<const T, Rank>& a, const view<const T, Rank>& b) {
-  for (int axis = 0; axis < Rank; ++axis)
-    if (a.extent(axis) != b.extent(axis)) return false;
-  for (index_t i = 0; i < a.extent(0); ++i) {
-    if constexpr (Rank == 1) {
-      if (std::memcmp(&a[i], &b[i], sizeof(T)) != 0) return false;
-    } else {
-      if (!same_bits<T, Rank - 1>(a[i], b[i])) return false;
-    }
-  }
-  return true;
 }
 
 template <class S>

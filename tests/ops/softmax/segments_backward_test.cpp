@@ -1,7 +1,7 @@
 #include "ops/softmax/backward.hpp"
 #include "ops/softmax/segmented.hpp"
-#include "ops/softmax/shuffling_executor.hpp"
 #include "support/catch.hpp"
+#include "support/shuffling_executor.hpp"
 
 #include <heed/mod/masks.hpp>
 #include <heed/ops/softmax/segments_backward.hpp>
@@ -14,6 +14,7 @@
 
 using namespace softmax_test;
 using heed::softmax_segment_gradients;
+using support::shuffling_executor;
 
 namespace {
 

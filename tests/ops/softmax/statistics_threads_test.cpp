@@ -1,6 +1,6 @@
-#include "ops/softmax/shuffling_executor.hpp"
 #include "ops/softmax/statistics.hpp"
 #include "support/catch.hpp"
+#include "support/shuffling_executor.hpp"
 
 #include <heed/mod/masks.hpp>
 
@@ -8,6 +8,7 @@
 #include <vector>
 
 using namespace softmax_test;
+using support::shuffling_executor;
 
 namespace {
 

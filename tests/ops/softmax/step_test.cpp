@@ -1,8 +1,8 @@
 #include "ops/softmax/step.hpp"
-#include "ops/softmax/laid_out.hpp"
-#include "ops/softmax/shuffling_executor.hpp"
 #include "support/catch.hpp"
 #include "support/grid.hpp"
+#include "support/guarded.hpp"
+#include "support/shuffling_executor.hpp"
 
 #include <heed/mod/masks.hpp>
 
@@ -11,6 +11,8 @@
 #include <vector>
 
 using namespace softmax_test;
+using support::laid_out;
+using support::shuffling_executor;
 
 TEMPLATE_TEST_CASE("softmax_step agrees with its definition for every grouping and length", "", float, double,
                    heed::bfloat16, heed::float16) {
@@ -94,7 +96,7 @@ TEMPLATE_TEST_CASE("strides and padding change no bit of a step, and nothing out
   for (const shape& s : {shape{2, 4, 2, 2, 150, 33, 20}, shape{1, 2, 2, 1, 70, 64, 80}}) {
     problem<TestType> dense(s);
     heed::softmax_step(dense.q, dense.k, dense.v, dense.out, {.lse = dense.lse, .window_left = 90});
-    for (const layout where : support::layouts) {
+    for (const support::layout where : support::layouts) {
       CAPTURE(s.N, static_cast<int>(where));
       const auto q = laid_out(dense.q, where), k = laid_out(dense.k, where), v = laid_out(dense.v, where);
       support::guarded<TestType, 4> o({s.B, s.H, s.N, s.E}, where, support::quiet_nan<TestType>, TestType(-777));

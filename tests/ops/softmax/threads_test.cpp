@@ -1,6 +1,6 @@
 #include "ops/softmax/problem.hpp"
-#include "ops/softmax/shuffling_executor.hpp"
 #include "support/catch.hpp"
+#include "support/shuffling_executor.hpp"
 
 #include <heed/mod/masks.hpp>
 
@@ -9,6 +9,7 @@
 #include <vector>
 
 using namespace softmax_test;
+using support::for_each_executor;
 
 namespace {
 

@@ -9,7 +9,7 @@
 #include <random>
 #include <vector>
 
-namespace softmax_test {
+namespace support {
 
 using heed::index_t;
 
@@ -51,4 +51,4 @@ void for_each_executor(const Check& check) {
   check(heed::executor_ref{}, "default");
 }
 
-}  // namespace softmax_test
+}  // namespace support

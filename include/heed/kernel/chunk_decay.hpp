@@ -1,0 +1,149 @@
+/// What the gates of a chunk multiply up to, as products of numbers in [0, 1]: they vanish where they must, and nothing
+/// overflows.
+#pragma once
+
+#include <heed/kernel/chunk_rows.hpp>
+
+#include <limits>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+/// Products below this are taken for 0: subnormal numbers would cost a hundred times the time of others.
+template <class T>
+inline constexpr T negligible_decay = std::is_same_v<T, float> ? T(1e-30) : T(1e-290);
+
+template <class T, class A>
+HEED_INLINE pack<T, A> without_negligible(pack<T, A> x) noexcept {
+  return select(abs(x) < pack<T, A>(negligible_decay<T>), pack<T, A>(T(0)), x);
+}
+
+/// The same for x >= 0.
+template <class T, class A>
+HEED_INLINE pack<T, A> decayed(pack<T, A> x) noexcept {
+  return select(x < pack<T, A>(negligible_decay<T>), pack<T, A>(T(0)), x);
+}
+
+/// exp of a log gate, -inf included.
+template <class T, class A>
+HEED_INLINE pack<T, A> gate_of(pack<T, A> log_gate) noexcept {
+  return exp2_bounded<precision::full>(log_gate * pack<T, A>(log2_e<T>));
+}
+
+/// The gates of a vector of features of token t, from rows of log gates.
+template <class A, class T>
+auto gate_rows(row_span<const T> log_gates, index_t features) noexcept {
+  return [log_gates, features](index_t t, index_t i) {
+    return gate_of(load_some<T, A>(log_gates[t] + i, static_cast<int>(std::min<index_t>(lanes<T, A>, features - i))));
+  };
+}
+
+/// Gates of `features` features over a chunk.
+template <class T>
+struct chunk_decay {
+  /// [t][i]: product of the gates up to token t, its own included.
+  row_span<T> until;
+  /// [t][i]: product of the gates after token t.
+  row_span<T> after;
+  /// [i]: product of all gates, and its inverse.
+  T* total = nullptr;
+  T* inverse = nullptr;
+  /// Whether all inverses are finite, so that the gates between tokens j and t may be had as
+  /// until[t] * inverse * after[j].
+  bool mild = true;
+
+  chunk_decay() = default;
+  chunk_decay(scratch_cursor& memory, index_t tokens, index_t of_features) noexcept
+      : until(take_rows<T>(memory, tokens, of_features)),
+        after(take_rows<T>(memory, tokens, of_features)),
+        total(memory.take<T>(conflict_free_pitch<T>(of_features))),
+        inverse(memory.take<T>(conflict_free_pitch<T>(of_features))) {}
+
+  template <class A>
+  HEED_INLINE pack<T, A> until_at(index_t t, index_t i) const noexcept {
+    return pack<T, A>::load_aligned(until[t] + i);
+  }
+  template <class A>
+  HEED_INLINE pack<T, A> after_at(index_t t, index_t i) const noexcept {
+    return pack<T, A>::load_aligned(after[t] + i);
+  }
+
+  /// From gate(t, i), the gates of a vector of features of token t, for some features. What read(t, i, product) and
+  /// write(t, i, product) make of the products is what `until` and `after` hold in the end: the products themselves, or
+  /// rows times them, which spares a pass.
+  template <class A, class Gate, class Read, class Write>
+  HEED_NOINLINE void multiply(index_t count, index_range features, const Gate& gate, const Read& read,
+                              const Write& write) noexcept {
+    using P = pack<T, A>;
+    if (features.low == 0) mild = true;
+    // Several vectors at a time: each is a chain of multiplications.
+    for_blocks<T, A>(static_cast<int>(features.low / P::lanes), vectors_of<T, A>(features.high),
+                     [&](auto vectors, int first) {
+                       constexpr int some = decltype(vectors)::value;
+                       P product[some];
+                       for (int v = 0; v < some; ++v) product[v] = P(T(1));
+                       for (index_t t = 0; t < count; ++t)
+#pragma GCC unroll 4
+                         for (int v = 0; v < some; ++v) {
+                           const index_t i = (first + v) * index_t(P::lanes);
+                           const P a = gate(t, i);
+                           product[v] = decayed(product[v] * a);
+                           read(t, i, product[v]).store_aligned(until[t] + i);
+                           a.store_aligned(after[t] + i);
+                         }
+                       for (int v = 0; v < some; ++v) {
+                         const index_t i = (first + v) * index_t(P::lanes);
+                         mild = mild && !any(product[v] < P(negligible_decay<T>));
+                         product[v].store_aligned(total + i);
+                         (P(T(1)) / product[v]).store_aligned(inverse + i);
+                         product[v] = P(T(1));
+                       }
+                       for (index_t t = count - 1; t >= 0; --t)
+#pragma GCC unroll 4
+                         for (int v = 0; v < some; ++v) {
+                           const index_t i = (first + v) * index_t(P::lanes);
+                           const P a = P::load_aligned(after[t] + i);
+                           write(t, i, product[v]).store_aligned(after[t] + i);
+                           product[v] = decayed(product[v] * a);
+                         }
+                     });
+  }
+  template <class A, class Gate>
+  void multiply(index_t count, index_range features, const Gate& gate) noexcept {
+    const auto product = [](index_t, index_t, pack<T, A> x) { return x; };
+    multiply<A>(count, features, gate, product, product);
+  }
+};
+
+/// Calls visit(t) for t in [0, count), when rows[j], j <= t, hold what they did times the gates of tokens j + 1 .. t.
+/// The way for chunks that are not mild: it divides by nothing, and costs a multiplication a pair of tokens and
+/// feature.
+template <class T, class A, class Gate, class Visit>
+void decay_downward(index_t count, index_t features, row_span<T> rows, const Gate& gate, const Visit& visit) noexcept {
+  using P = pack<T, A>;
+  for (index_t t = 0; t < count; ++t) {
+    for (index_t i = 0; i < features; i += P::lanes) {
+      const P a = gate(t, i);
+      for (index_t j = 0; j < t; ++j) without_negligible(P::load_aligned(rows[j] + i) * a).store_aligned(rows[j] + i);
+    }
+    visit(t);
+  }
+}
+
+/// The same from the last token up: when rows[t], t >= j, hold what they did times the gates of tokens j + 1 .. t.
+template <class T, class A, class Gate, class Visit>
+void decay_upward(index_t count, index_t features, row_span<T> rows, const Gate& gate, const Visit& visit) noexcept {
+  using P = pack<T, A>;
+  for (index_t j = count - 1; j >= 0; --j) {
+    if (j + 1 < count)
+      for (index_t i = 0; i < features; i += P::lanes) {
+        const P a = gate(j + 1, i);
+        for (index_t t = j + 1; t < count; ++t)
+          without_negligible(P::load_aligned(rows[t] + i) * a).store_aligned(rows[t] + i);
+      }
+    visit(j);
+  }
+}
+
+}  // namespace detail
+HEED_ARCH_END

@@ -1,0 +1,453 @@
+/// Forward pass of the recurrence R_t = a_t R_{t-1} + k_t v_t^T, o_t = scale R_t^T q_t, chunk by chunk.
+#pragma once
+
+#include <heed/kernel/chunk_decay.hpp>
+#include <heed/kernel/recurrence_streams.hpp>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+/// What multiplies the state at a token: nothing, one number, or one number a key feature.
+enum class gate_kind { none, token, feature };
+
+template <class S>
+struct linear_call {
+  using T = accumulator_t<S>;
+  view<const S, 4> q, k, v;
+  view<S, 4> out;
+  /// Log gates: [B,G,M,D], or [B,G,M], or decays [H] whose negative is the log gate of every token.
+  view<const T, 4> feature_gates;
+  view<const T, 3> token_gates;
+  view<const T, 1> slopes;
+  view<const T, 4> initial_state;
+  view<T, 4> final_state;
+  sequence_offsets cu;
+  bool reverse;
+  double scale;
+  index_t chunk;
+  /// Position of query 0 among the keys.
+  index_t offset;
+
+  index_t features() const noexcept { return k.extent(3); }
+  index_t value_features() const noexcept { return v.extent(3); }
+  /// The row of a tensor that token `t` of a stream has.
+  index_t row(const recurrence_stream& stream, index_t t) const noexcept {
+    return stream.first_token + (reverse ? stream.tokens - 1 - t : t);
+  }
+  /// Whether a query head has one gate for all tokens, and so a state of its own.
+  bool constant() const noexcept { return slopes.extent(0) > 0; }
+  T token_log_gate(const recurrence_stream& stream, index_t t) const noexcept {
+    return constant() ? -slopes[stream.state_head] : token_gates(stream.batch, stream.kv_head, row(stream, t));
+  }
+  index_t chunk_tokens() const noexcept {
+    return std::min(chunk, std::max<index_t>(std::max(q.extent(2), k.extent(2)), 1));
+  }
+  stream_numbering streams() const noexcept {
+    return {cu ? cu.size() - 1 : q.extent(0),       q.extent(1), k.extent(1),
+            constant() ? q.extent(1) : k.extent(1), k.extent(2), cu};
+  }
+};
+
+/// Gates of one number a token, and what they multiply up to within a chunk.
+template <class T>
+struct token_decay {
+  T* gate = nullptr;         ///< [t]
+  T* until = nullptr;        ///< [t]: product of the gates up to t, its own included
+  const T* after = nullptr;  ///< [t]: product of the gates after t
+  T total = T(1);
+
+  token_decay() = default;
+  token_decay(scratch_cursor& memory, index_t of_tokens) noexcept
+      : gate(memory.take<T>(of_tokens)),
+        until(memory.take<T>(of_tokens)),
+        tokens(of_tokens),
+        products(memory.take<T>(of_tokens)),
+        faded(memory.take<T>(of_tokens + cache_line)) {}
+
+  static T flushed(T x) noexcept { return x < negligible_decay<T> ? T(0) : x; }
+
+  /// From log gates, a vector of which log_gates(t) gives.
+  template <class A, class LogGates>
+  void multiply(index_t count, const LogGates& log_gates) noexcept {
+    for_vectors<T, A>(count, [&](index_t t, int some) { gate_of(log_gates(t, some)).store_first(gate + t, some); });
+    total = T(1);
+    for (index_t t = 0; t < count; ++t) until[t] = total = flushed(total * gate[t]);
+    T product = T(1);
+    for (index_t t = count - 1; t >= 0; --t) {
+      products[t] = product;
+      product = flushed(product * gate[t]);
+    }
+    after = products;
+  }
+
+  /// From one log gate for all tokens. Its powers are kept as long as it stays.
+  void repeat(index_t count, T log_gate) noexcept {
+    if (!(log_gate == repeated)) {
+      repeated = log_gate;
+      for (index_t t = 0; t < tokens; ++t) until[t] = power(t + 1);
+      for (index_t t = 0; t < tokens; ++t) faded[t] = t + 1 == tokens ? T(1) : until[tokens - 2 - t];
+      std::fill_n(faded + tokens, cache_line, T(0));
+    }
+    after = faded + (tokens - count);
+    total = until[count - 1];
+  }
+
+  /// weights[t][j] *= product of the gates of tokens j + 1 .. t, for j <= t and rows [begin, end).
+  template <class A>
+  HEED_NOINLINE void fade(row_span<T> weights, index_t begin, index_t end) const noexcept {
+    using P = pack<T, A>;
+    const auto fade_row = [&](index_t t, const T* products_of_row) {
+      for (index_t j = 0; j <= t; j += P::lanes)
+        (P::load_aligned(weights[t] + j) * P::load(products_of_row + j)).store_aligned(weights[t] + j);
+    };
+    if (repeated <= 0) {
+      for (index_t t = begin; t < end; ++t) fade_row(t, faded + (tokens - 1 - t));
+      return;
+    }
+    std::fill_n(faded, round_up(end, P::lanes), T(0));
+    for (index_t t = 0; t < end; ++t) {
+      const P a(gate[t]);
+      for (index_t j = 0; j < t; j += P::lanes)
+        without_negligible(P::load_aligned(faded + j) * a).store_aligned(faded + j);
+      faded[t] = T(1);
+      if (t >= begin) fade_row(t, faded);
+    }
+  }
+
+ private:
+  T power(index_t exponent) const noexcept {
+    return flushed(static_cast<T>(std::exp(static_cast<double>(repeated) * static_cast<double>(exponent))));
+  }
+
+  index_t tokens = 0;
+  T* products = nullptr;
+  /// [j]: product of the gates of tokens j + 1 .. t, while t goes up; or, of a gate that is repeated, its powers
+  /// tokens - 1 - j, then zeros.
+  T* faded = nullptr;
+  T repeated = std::numeric_limits<T>::quiet_NaN();
+};
+
+/// Where a walk over chunks finds its rows. These: keys, queries and values as the tensors have them, outputs in their
+/// place. Another one (feature_rows) makes them.
+template <class A, class S>
+class tensor_rows {
+ public:
+  using T = accumulator_t<S>;
+  using call_type = linear_call<S>;
+
+  explicit tensor_rows(const linear_call<S>& call) noexcept : call_(call) {}
+
+  struct workspace {
+    workspace(const tensor_rows& rows, scratch_cursor& memory, index_t tokens) noexcept
+        : value_copies(take_rows<T>(memory, tokens, rows.columns())),
+          out_copies(take_rows<T>(memory, tokens, rows.columns())) {}
+    row_span<T> value_copies, out_copies;
+    row_span<const T> values;
+  };
+
+  /// Columns of a state, and numbers that it holds besides.
+  index_t columns() const noexcept { return call_.value_features(); }
+  index_t extra_numbers() const noexcept { return 0; }
+
+  /// A state, zeros to begin with, whose rows are features; its extra numbers are elsewhere.
+  void load_state(const recurrence_stream& stream, T* state, index_t row_step, index_t column_step, T*) const noexcept {
+    if (call_.initial_state)
+      for (index_t d = 0; d < call_.features(); ++d)
+        for (index_t e = 0; e < columns(); ++e)
+          state[d * row_step + e * column_step] = call_.initial_state(stream.sequence, stream.state_head, d, e);
+  }
+  void store_state(const recurrence_stream& stream, const T* state, index_t pitch) const noexcept {
+    if (call_.final_state)
+      for (index_t d = 0; d < call_.features(); ++d)
+        std::copy_n(state + d * pitch, columns(), &call_.final_state(stream.sequence, stream.state_head, d, 0));
+  }
+  /// The output of a query that sees nothing.
+  void clear(const recurrence_stream& stream, index_t head, index_t i) const noexcept {
+    std::fill_n(&call_.out(stream.batch, head, stream.first_token + i, 0), call_.value_features(), S(T(0)));
+  }
+
+  /// What some features of the keys of a chunk take, and all of its values, from the extra numbers of the state before.
+  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, index_range,
+               const T*) const noexcept {
+    space.values = rows_for_vectors<T, A>(stream_rows(call_.v, stream, stream.kv_head, span.first, call_.reverse), 0,
+                                          span.count, columns(), space.value_copies);
+  }
+  /// The extra numbers of the state after it.
+  void advance(const workspace&, T*, index_range) const noexcept {}
+  row_span<const S> keys(const workspace&, const recurrence_stream& stream, chunk_span span) const noexcept {
+    return stream_rows(call_.k, stream, stream.kv_head, span.first, call_.reverse);
+  }
+  row_span<const T> log_gates(const workspace&, const recurrence_stream& stream, chunk_span span) const noexcept {
+    return stream_rows(call_.feature_gates, stream, stream.kv_head, span.first, call_.reverse);
+  }
+  /// The queries of the next rows see all that a state with these extra numbers holds.
+  void prepare_reads(workspace&, const T*) const noexcept {}
+  /// Rows of a query head, of which [begin, end) are there.
+  row_span<const S> queries(workspace&, const recurrence_stream& stream, index_t head, index_t first, index_t,
+                            index_t) const noexcept {
+    return stream_rows(call_.q, stream, head, first, call_.reverse);
+  }
+  /// Where scaled sums of these rows go, in whole vectors, and what becomes of them there.
+  row_span<T> outputs(workspace& space, const recurrence_stream& stream, index_t head, index_t first) const noexcept {
+    return rows_to_leave<T, A>(stream_rows(call_.out, stream, head, first, call_.reverse), columns(), space.out_copies);
+  }
+  void finish_outputs(workspace& space, const recurrence_stream& stream, index_t head, index_t first, index_t begin,
+                      index_t end) const noexcept {
+    leave_rows<T, A>(outputs(space, stream, head, first), stream_rows(call_.out, stream, head, first, call_.reverse),
+                     begin, end, columns());
+  }
+
+ private:
+  const linear_call<S>& call_;
+};
+
+template <class A, class S, gate_kind Kind, class Rows = tensor_rows<A, S>>
+class linear_forward_chunks {
+ public:
+  using T = accumulator_t<S>;
+  using P = pack<T, A>;
+
+  explicit linear_forward_chunks(const typename Rows::call_type& call) noexcept : call_(call), rows_(call) {}
+
+  struct workspace {
+    workspace(const linear_forward_chunks& op, scratch_cursor& memory) noexcept : rows(op.rows_, memory, op.chunk()) {
+      const index_t tokens = op.chunk(), features = op.call_.features(), value_features = op.call_.value_features();
+      query_copies = take_rows<T>(memory, tokens, features);
+      key_copies = take_rows<T>(memory, tokens, features);
+      panels = take_panels<T, A>(memory, tokens, features);
+      weights = take_rows<T>(memory, tokens, tokens);
+      if constexpr (Kind == gate_kind::feature) {
+        decay = chunk_decay<T>(memory, tokens, features);
+        faded_keys = take_rows<T>(memory, tokens, features);
+      }
+      if constexpr (Kind == gate_kind::token) {
+        token = token_decay<T>(memory, tokens);
+        faded_values = take_rows<T>(memory, tokens, value_features);
+      }
+      // Products leave what is above their diagonal alone, and others read some of it.
+      if (weights.data != nullptr) std::fill_n(weights.data, tokens * weights.stride, T(0));
+    }
+
+    typename Rows::workspace rows;
+    row_span<T> query_copies, key_copies, faded_keys, faded_values;
+    row_panels<T> panels;
+    row_span<T> weights;
+    chunk_decay<T> decay;
+    token_decay<T> token;
+    row_span<const T> keys;
+    prefetcher ahead;
+    index_t count = 0;
+  };
+
+  stream_numbering streams() const noexcept { return call_.streams(); }
+  index_t chunk() const noexcept { return call_.chunk_tokens(); }
+  index_t queries_of(const recurrence_stream& stream) const noexcept {
+    return call_.cu ? stream.tokens : call_.q.extent(2);
+  }
+  index_t gated_features() const noexcept { return call_.features(); }
+  index_t pitch() const noexcept { return conflict_free_pitch<T>(rows_.columns()); }
+  index_t state_size() const noexcept { return call_.features() * pitch() + rows_.extra_numbers(); }
+
+  void load_state(const recurrence_stream& stream, T* state) const noexcept {
+    std::fill_n(state, state_size(), T(0));
+    rows_.load_state(stream, state, pitch(), 1, state + call_.features() * pitch());
+  }
+
+  void finish(const recurrence_stream& stream, const T* state) const noexcept {
+    rows_.store_state(stream, state, pitch());
+    const index_t before = std::clamp<index_t>(-call_.offset, 0, call_.q.extent(2));
+    for (index_t h = 0; h < stream.heads; ++h)
+      for (index_t i = 0; i < before; ++i) rows_.clear(stream, stream.first_head + h, i);
+  }
+
+  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, index_range features,
+               const T* state) const noexcept {
+    space.count = span.count;
+    rows_.prepare(space.rows, stream, span, features, state + call_.features() * pitch());
+    const auto keys = rows_.keys(space.rows, stream, span);
+    if constexpr (Kind == gate_kind::feature) {
+      const auto some = [&](index_t i) { return static_cast<int>(std::min<index_t>(P::lanes, call_.features() - i)); };
+      const auto written = [&](index_t t, index_t i, P product) {
+        return load_some<T, A>(keys[t] + i, some(i)) * product;
+      };
+      const index_range seen = tokens_of_queries(stream, span);
+      if (stream.heads == 1) {
+        const auto queries =
+            rows_.queries(space.rows, stream, stream.first_head, first_query(span), seen.low, seen.high);
+        space.decay.template multiply<A>(
+            span.count, features, gates(space, stream, span),
+            [&](index_t t, index_t i, P product) {
+              if (t < seen.low || t >= seen.high) return product;
+              return load_some<T, A>(queries[t] + i, some(i)) * product;
+            },
+            written);
+      } else {
+        space.decay.template multiply<A>(
+            span.count, features, gates(space, stream, span), [](index_t, index_t, P product) { return product; },
+            written);
+      }
+      space.keys = space.decay.after;
+    } else {
+      space.keys = rows_for_scalars<T, A>(keys, 0, span.count, call_.features(), space.key_copies);
+    }
+    if constexpr (Kind == gate_kind::token) {
+      if (call_.constant())
+        space.token.repeat(span.count, call_.token_log_gate(stream, span.first));
+      else
+        space.token.template multiply<A>(span.count, token_log_gates(stream, span));
+      copy_rows<T, A>(stream_rows(call_.v, stream, stream.kv_head, span.first, call_.reverse), 0, span.count,
+                      call_.value_features(), space.faded_values,
+                      [&](index_t t, index_t, P x) { return x * P(space.token.after[t]); });
+    }
+  }
+
+  void attend(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
+    const auto [begin, end] = tokens_of_queries(stream, span);
+    if (begin == end) return;
+    if constexpr (Kind == gate_kind::feature)
+      transpose_rows<T, A>(space.keys, span.count, space.panels, [&](index_t d) { return P(space.decay.inverse[d]); });
+    else
+      transpose_rows<T, A>(space.keys, span.count, space.panels, [](index_t) { return P(T(1)); });
+    call_next(space, stream, span);
+    const row_span<const T> weights = space.weights;
+    const P scale(static_cast<T>(call_.scale));
+    for (index_t h = 0; h < stream.heads; ++h) {
+      const index_t head = stream.first_head + h, first = first_query(span);
+      const auto queries = rows_.queries(space.rows, stream, head, first, begin, end);
+      const auto out = rows_.outputs(space.rows, stream, head, first);
+      row_span<const T> faded = space.query_copies;
+      if constexpr (Kind == gate_kind::feature) {
+        if (stream.heads == 1)
+          faded = space.decay.until;
+        else
+          copy_rows<T, A>(queries, begin, end, call_.features(), space.query_copies,
+                          [&](index_t t, index_t i, P x) { return x * space.decay.template until_at<A>(t, i); });
+      } else
+        faded = rows_for_scalars<T, A>(queries, begin, end, call_.features(), space.query_copies);
+      if (Kind != gate_kind::feature || space.decay.mild)
+        lower_products<T, A>(faded, space.panels, {begin, end}, space.weights, space.ahead);
+      else
+        weigh_carefully(space, stream, span, queries, begin, end);
+      if constexpr (Kind == gate_kind::token) space.token.template fade<A>(space.weights, begin, end);
+      sum_products<T, A>(
+          {begin, end}, {0, rows_.columns()}, times(faded, {state, pitch()}, call_.features()),
+          [&](index_t t, int, P sum) {
+            if constexpr (Kind == gate_kind::token)
+              return sum * P(space.token.until[t]);
+            else
+              return sum;
+          },
+          times<band::lower>(weights, space.rows.values, span.count),
+          [out, scale](index_t t, int v, P sum) { (sum * scale).store(out[t] + v * P::lanes); }, space.ahead);
+      rows_.finish_outputs(space.rows, stream, head, first, begin, end);
+    }
+  }
+
+  void advance(workspace& space, const T* from, T* to, index_range features) const noexcept {
+    row_span<const T> values = space.rows.values;
+    if constexpr (Kind == gate_kind::token) values = space.faded_values;
+    sum_product<T, A>(
+        features, {0, rows_.columns()},
+        [&](index_t d, int v) {
+          const P before = P::load_aligned(from + d * pitch() + v * P::lanes);
+          if constexpr (Kind == gate_kind::feature)
+            return without_negligible(before * P(space.decay.total[d]));
+          else if constexpr (Kind == gate_kind::token)
+            return without_negligible(before * P(space.token.total));
+          else
+            return before;
+        },
+        transposed_times(space.keys, values, space.count),
+        [&](index_t d, int v, P sum) { sum.store_aligned(to + d * pitch() + v * P::lanes); }, space.ahead);
+    rows_.advance(space.rows, to + call_.features() * pitch(), features);
+  }
+
+  /// Outputs of queries that see all that a state holds.
+  void read(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
+    const bool nothing = stream.tokens == 0 && !call_.initial_state;
+    const P scale(static_cast<T>(call_.scale));
+    rows_.prepare_reads(space.rows, state + call_.features() * pitch());
+    space.ahead = {};
+    for (index_t h = 0; h < stream.heads; ++h) {
+      const index_t head = stream.first_head + h;
+      if (nothing) {
+        for (index_t t = 0; t < span.count; ++t) rows_.clear(stream, head, span.first + t);
+        continue;
+      }
+      const auto queries = rows_for_scalars<T, A>(rows_.queries(space.rows, stream, head, span.first, 0, span.count), 0,
+                                                  span.count, call_.features(), space.query_copies);
+      const auto out = rows_.outputs(space.rows, stream, head, span.first);
+      sum_product<T, A>(
+          {0, span.count}, {0, rows_.columns()}, [](index_t, int) { return P(T(0)); },
+          times(queries, {state, pitch()}, call_.features()),
+          [out, scale](index_t t, int v, P sum) { (sum * scale).store(out[t] + v * P::lanes); }, space.ahead);
+      rows_.finish_outputs(space.rows, stream, head, span.first, 0, span.count);
+    }
+  }
+
+ private:
+  /// Tokens of a chunk that have a query, and the number of the query that its first token has or would have.
+  index_range tokens_of_queries(const recurrence_stream& stream, chunk_span span) const noexcept {
+    return {std::clamp<index_t>(call_.offset - span.first, 0, span.count),
+            std::clamp<index_t>(call_.offset + queries_of(stream) - span.first, 0, span.count)};
+  }
+  index_t first_query(chunk_span span) const noexcept { return span.first - (call_.reverse ? 0 : call_.offset); }
+
+  /// The gates of a vector of features of a token.
+  auto gates(const workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
+    return gate_rows<A>(rows_.log_gates(space.rows, stream, span), call_.features());
+  }
+
+  /// Log gates of some tokens, from the span's t on.
+  auto token_log_gates(const recurrence_stream& stream, chunk_span span) const noexcept {
+    return [this, stream, span](index_t t, int some) {
+      alignas(64) T each[P::lanes] = {};
+      for (int i = 0; i < some; ++i) each[i] = call_.token_log_gate(stream, span.first + t + i);
+      return P::load_aligned(each);
+    };
+  }
+
+  /// Has products call the rows of the chunk after `span`.
+  void call_next(workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
+    const index_t next = span.first + span.count, count = std::min(span.count, stream.tokens - next);
+    space.ahead = {};
+    if (count == 0) return;
+    const auto add = [&](const auto& tensor, index_t head, index_t first, index_t features) {
+      const auto rows = stream_rows(tensor, stream, head, first, call_.reverse);
+      space.ahead.add(rows.data, rows.stride, count, features);
+    };
+    const index_t shift = call_.reverse ? 0 : call_.offset;
+    if (call_.feature_gates) add(call_.feature_gates, stream.kv_head, next, call_.features());
+    add(call_.k, stream.kv_head, next, call_.features());
+    add(call_.v, stream.kv_head, next, call_.value_features());
+    for (index_t h = 0; h < stream.heads; ++h) add(call_.q, stream.first_head + h, next - shift, call_.features());
+    const index_t tokens = span.count, vectors = vectors_of<T, A>(call_.value_features());
+    space.ahead.spread(stream.heads * tokens * (vectors_of<T, A>(tokens) / 2 + vectors) + call_.features() * vectors);
+  }
+
+  /// Weights of a chunk that is not mild.
+  template <class Q>
+  void weigh_carefully(workspace& space, const recurrence_stream& stream, chunk_span span, row_span<Q> queries,
+                       index_t begin, index_t end) const noexcept {
+    copy_rows<T, A>(rows_.keys(space.rows, stream, span), 0, span.count, call_.features(), space.faded_keys,
+                    [](index_t, index_t, P x) { return x; });
+    decay_downward<T, A>(span.count, call_.features(), space.faded_keys, gates(space, stream, span), [&](index_t t) {
+      if (t < begin || t >= end) return;
+      T* const row = space.weights[t];
+      std::fill_n(row, round_up(t + 1, P::lanes), T(0));
+      for (index_t j = 0; j <= t; ++j) {
+        P sum(T(0));
+        for_vectors<T, A>(call_.features(), [&](index_t i, int some) {
+          sum = fma(load_some<T, A>(queries[t] + i, some), P::load_aligned(space.faded_keys[j] + i), sum);
+        });
+        row[j] = reduce_add(sum);
+      }
+    });
+  }
+
+  const linear_call<S>& call_;
+  Rows rows_;
+};
+
+}  // namespace detail
+HEED_ARCH_END

@@ -1,0 +1,7 @@
+#include "ops/linear/gated_slot_grid.hpp"
+
+using namespace linear_test;
+
+TEST_CASE("gated_slot_forward agrees with its definition for every length, head size and number of slots") {
+  check_slot_forward<float>();
+}
