@@ -145,6 +145,8 @@ std::string run(const arguments& a) {
 }  // namespace
 
 int main(int count, char** given) {
+  // Products of this size are not worth dividing: threads would wait for each other.
+  Eigen::setNbThreads(1);
   try {
     const arguments a = read_arguments(count, given);
     if (a.help) {
