@@ -69,7 +69,7 @@ class feature_gradient_rows : public feature_rows<A, S> {
 template <class A, class S, class F>
 void with_linear_gradients(const feature_gradient_call<S>& call, const F& f) {
   if (call.forward.map == feature_map::identity && !call.forward.normalise) {
-    const linear_gradient_call<S> plain{call.forward, call.dout, call.dq, call.dk, call.dv, {}, {}, {}, {}};
+    const linear_gradient_call<S> plain{call.forward, call.dout, call.dq, call.dk, call.dv, {}, {}, {}, {}, {}};
     f(linear_backward_chunks<A, S, gate_kind::none>(plain));
   } else if (call.forward.shifted()) {
     f(linear_backward_chunks<A, S, gate_kind::feature, feature_gradient_rows<A, S>>(call));
