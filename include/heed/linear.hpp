@@ -2,6 +2,7 @@
 #pragma once
 
 #include <heed/core/tensor.hpp>
+#include <heed/ops/linear/abc.hpp>
 #include <heed/ops/linear/agent.hpp>
 #include <heed/ops/linear/agent_bias.hpp>
 #include <heed/ops/linear/agent_depthwise.hpp>
@@ -14,5 +15,8 @@
 #include <heed/ops/linear/gated_slot_step.hpp>
 #include <heed/ops/linear/gated_step.hpp>
 #include <heed/ops/linear/lightning.hpp>
+#include <heed/ops/linear/linear_backward.hpp>
+#include <heed/ops/linear/linear_forward.hpp>
+#include <heed/ops/linear/linear_step.hpp>
 #include <heed/ops/linear/slopes.hpp>
 #include <heed/ops/linear/slot_gates.hpp>
