@@ -2,6 +2,7 @@
 #pragma once
 
 #include <heed/core/tensor.hpp>
+#include <heed/ops/linear/abc.hpp>
 #include <heed/ops/linear/agent.hpp>
 #include <heed/ops/linear/efficient.hpp>
 #include <heed/ops/linear/gated_backward.hpp>
@@ -13,3 +14,4 @@
 #include <heed/ops/linear/lightning.hpp>
 #include <heed/ops/linear/slopes.hpp>
 #include <heed/ops/linear/slot_gates.hpp>
+#include <heed/ops/linear/ssd.hpp>
