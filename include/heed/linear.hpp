@@ -4,6 +4,9 @@
 #include <heed/core/tensor.hpp>
 #include <heed/ops/linear/abc.hpp>
 #include <heed/ops/linear/agent.hpp>
+#include <heed/ops/linear/agent_bias.hpp>
+#include <heed/ops/linear/agent_depthwise.hpp>
+#include <heed/ops/linear/agent_pooling.hpp>
 #include <heed/ops/linear/efficient.hpp>
 #include <heed/ops/linear/gated_backward.hpp>
 #include <heed/ops/linear/gated_forward.hpp>

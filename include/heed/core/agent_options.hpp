@@ -1,4 +1,4 @@
-/// Options of agent attention and of its gradients.
+/// Options of agent attention, of its gradients, and of what vision models have around it.
 #pragma once
 
 #include <heed/config.hpp>
@@ -56,6 +56,35 @@ struct agent_backward_options {
   sequence_lengths kv_lengths{};
   /// Memory for the call; agent_backward_scratch_bytes tells how much.
   scratch_view scratch{};
+  executor_ref executor{};
+};
+
+/// Tokens of an image, row by row: token y * width + x stands at (y, x).
+struct token_grid {
+  index_t height = 1;
+  index_t width = 1;
+};
+
+/// Options of agent_pooling_forward and agent_pooling_backward.
+///
+///     heed::agent_pooling_forward(q, a, {.tokens = heed::token_grid{14, 14}, .agents = heed::token_grid{7, 7}});
+struct agent_pooling_options {
+  /// Default: a line of N tokens, and of n agents.
+  setting<token_grid> tokens{};
+  setting<token_grid> agents{};
+  /// Who runs the tasks. Default: OpenMP if compiled with it, else the calling thread.
+  executor_ref executor{};
+};
+
+/// Options of the biases of agent attention.
+struct agent_bias_options {
+  executor_ref executor{};
+};
+
+/// Options of agent_depthwise_forward and agent_depthwise_backward.
+struct agent_depthwise_options {
+  /// Default: a line of N tokens.
+  setting<token_grid> tokens{};
   executor_ref executor{};
 };
 

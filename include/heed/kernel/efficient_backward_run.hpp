@@ -186,29 +186,23 @@ class efficient_backward_run {
       const row_span<const T> upstream =
           rows_for_vectors<T, A>(rows_at(gradients_.dout, b, h, block.first), 0, block.count, E, space.values);
       add_context<T, A>(features, upstream, block.count, D, E, gradient);
-      multiply_rows<T, A>(upstream, block.count, r.context_by_value, E, D,
-                          [&](index_t i, int v, P sum) { sum.store_aligned(space.slopes[i] + index_t(v) * P::lanes); });
+      multiply_rows<T, A>(upstream, block.count, r.context_by_value, E, D, space.slopes);
       store_query_gradients(space, block.count, rows_at(gradients_.dq, b, h, block.first));
     });
   }
 
   /// Through the softmax of each row.
   void store_query_gradients(const workspace& space, index_t count, row_span<S> to) const noexcept {
-    for (index_t i = 0; i < count; ++i) {
-      T mean = 0;
-      if (call_.softmax()) {
-        P sum(T(0));
-        for_vectors<T, A>(call_.features(), [&](index_t d, int) {
-          sum = fma(P::load_aligned(space.features[i] + d), P::load_aligned(space.slopes[i] + d), sum);
-        });
-        mean = reduce_add(sum);
-      }
-      for_vectors<T, A>(call_.features(), [&](index_t d, int some) {
-        P slope = P::load_aligned(space.slopes[i] + d);
-        if (call_.softmax()) slope = P::load_aligned(space.features[i] + d) * (slope - P(mean));
-        store_some(to[i] + d, slope, some);
+    for (index_t i = 0; call_.softmax() && i < count; ++i) {
+      P sum(T(0));
+      for_vectors<T, A>(call_.features(), [&](index_t d, int) {
+        sum = fma(P::load_aligned(space.features[i] + d), P::load_aligned(space.slopes[i] + d), sum);
       });
+      space.factors[i] = reduce_add(sum);
     }
+    store_rows<T, A>(row_span<const T>(space.slopes), count, call_.features(), to, [&](index_t i, index_t d, P slope) {
+      return call_.softmax() ? P::load_aligned(space.features[i] + d) * (slope - P(space.factors[i])) : slope;
+    });
   }
 
   void finish_gradient(index_t number) const noexcept {
@@ -239,16 +233,14 @@ class efficient_backward_run {
       }
       if (count == 0) return;
       const row_span<const T> features = key_features(space, rows_at(call_.k, b, g, block.first), count);
-      multiply_rows<T, A>(features, count, r.gradient, D, E, [&](index_t j, int v, P sum) {
-        const index_t e = index_t(v) * P::lanes;
-        store_some(dv[j] + e, sum, static_cast<int>(std::min<index_t>(P::lanes, E - e)));
-      });
+      multiply_rows<T, A>(features, count, r.gradient, D, E, space.values);
+      store_rows<T, A>(row_span<const T>(space.values), count, E, dv, [](index_t, index_t, P x) { return x; });
       const row_span<const T> values =
           rows_for_scalars<T, A>(rows_at(call_.v, b, g, block.first), 0, count, E, space.values);
-      multiply_rows<T, A>(values, count, r.gradient_by_value, E, D, [&](index_t j, int v, P slope) {
-        const index_t d = index_t(v) * P::lanes;
-        if (call_.softmax()) slope = P::load_aligned(space.features[j] + d) * (slope - P::load_aligned(r.means + d));
-        store_some(dk[j] + d, slope, static_cast<int>(std::min<index_t>(P::lanes, D - d)));
+      multiply_rows<T, A>(values, count, r.gradient_by_value, E, D, space.slopes);
+      store_rows<T, A>(row_span<const T>(space.slopes), count, D, dk, [&](index_t j, index_t d, P slope) {
+        return call_.softmax() ? P::load_aligned(space.features[j] + d) * (slope - P::load_aligned(r.means + d))
+                               : slope;
       });
     });
   }

@@ -201,13 +201,9 @@ class efficient_forward_run {
         features = rows_for_scalars<T, A>(queries, 0, count, call_.features(), space.weights);
         std::fill_n(space.factors, count, T(1));
       }
-      const row_span<S> to = rows_at(out, b, h, first);
-      multiply_rows<T, A>(features, count, context, call_.features(), call_.value_features(),
-                          [&](index_t i, int v, P sum) {
-                            const index_t e = index_t(v) * P::lanes;
-                            const int some = static_cast<int>(std::min<index_t>(P::lanes, call_.value_features() - e));
-                            store_some(to[i] + e, sum * P(space.factors[i]), some);
-                          });
+      multiply_rows<T, A>(features, count, context, call_.features(), call_.value_features(), space.values);
+      store_rows<T, A>(row_span<const T>(space.values), count, call_.value_features(), rows_at(out, b, h, first),
+                       [&](index_t i, index_t, P x) { return x * P(space.factors[i]); });
     }
   }
 

@@ -81,12 +81,24 @@ HEED_NOINLINE void add_context(row_span<const T> weights, row_span<const T> valu
       });
 }
 
-/// emit(row, vector, sum_i rows[row][i] matrix[i]) for a block.
-template <class T, class A, class Emit>
-HEED_INLINE void multiply_rows(row_span<const T> rows, index_t count, row_span<const T> matrix, index_t depth,
-                               index_t features, const Emit& emit) noexcept {
+/// to[row] = sum_i rows[row][i] matrix[i] for a block.
+template <class T, class A>
+HEED_NOINLINE void multiply_rows(row_span<const T> rows, index_t count, row_span<const T> matrix, index_t depth,
+                                 index_t features, row_span<T> to) noexcept {
+  using P = pack<T, A>;
   sum_product<T, A>(
-      {0, count}, {0, features}, [](index_t, int) { return pack<T, A>(T(0)); }, times(rows, matrix, depth), emit);
+      {0, count}, {0, features}, [](index_t, int) { return P(T(0)); }, times(rows, matrix, depth),
+      [&](index_t row, int v, P sum) { sum.store_aligned(to[row] + v * P::lanes); });
+}
+
+/// to[i] = number(i, d, from[i]) for a block, vector by vector.
+template <class T, class A, class S, class Number>
+HEED_INLINE void store_rows(row_span<const T> from, index_t count, index_t features, row_span<S> to,
+                            const Number& number) noexcept {
+  for (index_t i = 0; i < count; ++i)
+    for_vectors<T, A>(features, [&](index_t d, int some) {
+      store_some(to[i] + d, number(i, d, pack<T, A>::load_aligned(from[i] + d)), some);
+    });
 }
 
 /// e^x for x <= 0 and x = NaN.

@@ -102,15 +102,17 @@ class linear_backward_chunks {
 
   void advance(workspace& space, const recurrence_stream& stream, chunk_span span, const T* from,
                T* to) const noexcept {
-    prepare(space, stream, span, from);
+    prepare(space, stream, span, from, false);
+    const index_t next = span.first + span.count;
+    call(space, stream, next, std::min(span.count, stream.tokens - next), false);
     space.core.advance(space.gated, from, to);
     rows_.advance(space.rows, extra(to), {0, features()});
   }
 
   void retreat(workspace& space, const recurrence_stream& stream, chunk_span span, const T* before, const T* after,
                const T* later, T* earlier) const noexcept {
-    prepare(space, stream, span, before);
-    space.gated.prepare_panels();
+    prepare(space, stream, span, before, true);
+    call(space, stream, span.first - chunk(), span.first == 0 ? 0 : chunk(), true);
     auto& core = space.core;
     const index_t begin = std::clamp<index_t>(call_.forward.offset - span.first, 0, span.count);
     const index_t end = std::clamp<index_t>(call_.forward.offset + queries_of(stream) - span.first, 0, span.count);
@@ -150,7 +152,7 @@ class linear_backward_chunks {
   /// Gradients by keys and values that the last state holds.
   void differentiate_writes(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state,
                             const T* gradient) const noexcept {
-    prepare(space, stream, span, state);
+    prepare(space, stream, span, state, true);
     space.core.differentiate_writes(space.gated, gradient);
     store_writes(space, stream, span);
   }
@@ -167,10 +169,41 @@ class linear_backward_chunks {
     return state + rows_.columns() * pitch();
   }
 
-  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
+  /// What a state takes from a chunk, or what gradients take too.
+  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state,
+               bool gradients) const noexcept {
     rows_.prepare(space.rows, stream, span, {0, features()}, extra(state));
-    space.gated.prepare(rows_.keys(space.rows, stream, span), span.count, gates(space, stream, span));
+    const auto keys = rows_.keys(space.rows, stream, span);
+    if (gradients)
+      space.gated.prepare_all(keys, span.count, gates(space, stream, span));
+    else
+      space.gated.prepare(keys, span.count, gates(space, stream, span));
     space.core.plain_writes = space.rows.values;
+  }
+
+  /// Has products call the rows of a chunk that is next: of keys, values and gates, and for gradients of queries and
+  /// what arrives at outputs.
+  void call(workspace& space, const recurrence_stream& stream, index_t first, index_t count,
+            bool gradients) const noexcept {
+    space.core.ahead = {};
+    if (count <= 0) return;
+    const auto add = [&](const auto& tensor, index_t head, index_t from, index_t numbers) {
+      const auto rows = stream_rows(tensor, stream, head, from, reverse());
+      space.core.ahead.add(rows.data, rows.stride, count, numbers);
+    };
+    if constexpr (Kind == gate_kind::feature)
+      if (call_.forward.feature_gates) add(call_.forward.feature_gates, stream.kv_head, first, features());
+    add(call_.forward.k, stream.kv_head, first, call_.forward.k.extent(3));
+    add(call_.forward.v, stream.kv_head, first, value_features());
+    if (gradients && call_.forward.offset == 0)
+      for (index_t h = 0; h < stream.heads; ++h) {
+        add(call_.forward.q, stream.first_head + h, first, call_.forward.q.extent(3));
+        add(call_.dout, stream.first_head + h, first, value_features());
+      }
+    const index_t vectors = vectors_of<T, A>(features());
+    const index_t of_state = rows_.columns() * vectors;
+    space.core.ahead.spread(gradients ? stream.heads * (count * (vectors_of<T, A>(count) + 3 * vectors) + of_state)
+                                      : of_state);
   }
 
   /// Reads of a head, of which [begin, end) are there.

@@ -97,9 +97,10 @@ class linear_steps {
         for (index_t i = 0; i < features; i += P::lanes) gate.store_aligned(space.gate + i);
       }
       constexpr gate_side side = Kind == gate_kind::none ? gate_side::none : gate_side::rows;
-      step_state<side, T, A>(state.data(), state.stride(0), features, value_features,
-                             {space.key, space.value, Kind == gate_kind::none ? nullptr : space.gate, nullptr},
-                             stream.heads, space.reads.data, space.reads.stride, space.sums.data, space.sums.stride);
+      write_and_read<side, T, A>(state.data(), state.stride(0), features, value_features,
+                                 {space.key, space.value, Kind == gate_kind::none ? nullptr : space.gate, nullptr},
+                                 stream.heads, space.reads.data, space.reads.stride, space.sums.data,
+                                 space.sums.stride);
       if (call_.skips) {
         const P skip(call_.skips[stream.state_head]);
         for_vectors<T, A>(value_features, [&](index_t i, int some) {
@@ -156,13 +157,13 @@ class slot_steps {
       prepare_write(space, stream, t);
       for (index_t h = 0; h < stream.heads; ++h)
         load_row<T, A>(&call_.q(stream.batch, stream.first_head + h, t, 0), features, space.queries[h], scale);
-      step_state<gate_side::columns, T, A>(
+      write_and_read<gate_side::columns, T, A>(
           keys.data(), keys.stride(0), features, slots, {space.key, space.strength, nullptr, space.gate}, stream.heads,
           space.queries.data, space.queries.stride, space.reads.data, space.reads.stride);
       softmax_over_slots<T, A>(space.reads, stream.heads, slots);
-      step_state<gate_side::rows, T, A>(values.data(), values.stride(0), slots, value_features,
-                                        {space.strength, space.value, space.gate, nullptr}, stream.heads,
-                                        space.reads.data, space.reads.stride, space.sums.data, space.sums.stride);
+      write_and_read<gate_side::rows, T, A>(values.data(), values.stride(0), slots, value_features,
+                                            {space.strength, space.value, space.gate, nullptr}, stream.heads,
+                                            space.reads.data, space.reads.stride, space.sums.data, space.sums.stride);
       for (index_t h = 0; h < stream.heads; ++h)
         store_row<T, A>(space.sums[h], value_features, &call_.out(stream.batch, stream.first_head + h, t, 0));
     }

@@ -79,7 +79,9 @@ class slot_backward_chunks {
 
   void advance(workspace& space, const recurrence_stream& stream, chunk_span span, const T* from,
                T* to) const noexcept {
-    prepare(space, stream, span, from);
+    prepare(space, stream, span, from, false);
+    const index_t next = span.first + span.count;
+    call(space, stream, next, std::min(span.count, stream.tokens - next), false);
     space.keys.advance(space.slots, from, to);
     space.values.advance(space.slots, values_of_state(from), values_of_state(to));
     if constexpr (controlled) std::copy_n(space.control.sums, slots(), sums_of_state(to));
@@ -87,8 +89,8 @@ class slot_backward_chunks {
 
   void retreat(workspace& space, const recurrence_stream& stream, chunk_span span, const T* before, const T* after,
                const T* later, T* earlier) const noexcept {
-    prepare(space, stream, span, before);
-    space.slots.prepare_panels();
+    prepare(space, stream, span, before, true);
+    call(space, stream, span.first - chunk(), span.first == 0 ? 0 : chunk(), true);
     auto& keys = space.keys;
     auto& values = space.values;
     const auto gate = gates(space, stream, span);
@@ -164,7 +166,9 @@ class slot_backward_chunks {
     }
   }
 
-  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, const T* before) const noexcept {
+  /// What a state takes from a chunk, or what gradients take too.
+  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, const T* before,
+               bool gradients) const noexcept {
     const auto rows = [&](const auto& tensor) {
       return stream_rows(tensor, stream, stream.kv_head, span.first, false);
     };
@@ -173,9 +177,39 @@ class slot_backward_chunks {
       space.control.template prepare<A>(strengths, span.count, sums_of_state(before), {0, slots()});
       strengths = space.control.strengths;
     }
-    space.slots.prepare(strengths, span.count, gates(space, stream, span));
+    if (gradients)
+      space.slots.prepare_all(strengths, span.count, gates(space, stream, span));
+    else
+      space.slots.prepare(strengths, span.count, gates(space, stream, span));
     space.keys.prepare(rows(call_.forward.k), span.count);
     space.values.prepare(rows(call_.forward.v), span.count);
+  }
+
+  /// Has products call the rows of a chunk that is next: of keys, values, writes and gates, and for gradients of
+  /// queries, scores and what arrives at outputs.
+  void call(workspace& space, const recurrence_stream& stream, index_t first, index_t count,
+            bool gradients) const noexcept {
+    prefetcher& ahead = gradients ? space.values.ahead : space.keys.ahead;
+    space.keys.ahead = space.values.ahead = {};
+    if (count <= 0) return;
+    const auto add = [&](const auto& tensor, index_t head, index_t numbers) {
+      const auto rows = stream_rows(tensor, stream, head, first, false);
+      ahead.add(rows.data, rows.stride, count, numbers);
+    };
+    if constexpr (!controlled) add(call_.forward.gates, stream.kv_head, slots());
+    add(call_.forward.strengths, stream.kv_head, slots());
+    add(call_.forward.k, stream.kv_head, features());
+    add(call_.forward.v, stream.kv_head, value_features());
+    if (gradients)
+      for (index_t h = 0; h < stream.heads; ++h) {
+        add(call_.forward.q, stream.first_head + h, features());
+        add(call_.scores, stream.first_head + h, slots());
+        add(call_.dout, stream.first_head + h, value_features());
+      }
+    const index_t vectors = vectors_of<T, A>(slots());
+    ahead.spread(gradients
+                     ? stream.heads * (count * (vectors_of<T, A>(count) + 3 * vectors) + value_features() * vectors)
+                     : features() * vectors);
   }
 
   auto gates(const workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {

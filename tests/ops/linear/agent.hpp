@@ -105,7 +105,7 @@ reference::agent_attention definition(const agent_problem<S>& p, const agent_opt
 
 /// Rounding to storage between the two softmaxes counts once more.
 template <class S>
-inline constexpr double gradient_tolerance = std::is_same_v<S, float> ? 1e-4 : 2 * tolerance<S>;
+inline constexpr double agent_gradient_tolerance = std::is_same_v<S, float> ? 1e-4 : 2 * tolerance<S>;
 
 /// Where one of them is -inf both must be.
 template <class T>
@@ -129,7 +129,7 @@ double error_of(const agent_problem<S>& p, const agent_options<S>& options) {
   worst = worse(worst, lse_error<T>(p.lse, expected.lse));
   const reference::agent_gradients g = reference::agent_backward(x, reference::in_double(p.dout));
   const auto add = [&](const tensor<S, 4>& got, const tensor<double, 4>& by_definition) {
-    worst = worse(worst, error<S>(got, by_definition, gradient_tolerance<S>));
+    worst = worse(worst, error<S>(got, by_definition, agent_gradient_tolerance<S>));
   };
   add(p.dq, g.dq);
   add(p.da, g.da);

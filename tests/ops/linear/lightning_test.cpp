@@ -243,6 +243,9 @@ TEST_CASE("Lightning Attention refuses slopes and states that make no sense") {
   forward("options.scale")({.scale = infinity});
   forward("options.chunk")({.chunk = 0});
   forward("options.q_offset")({.q_offset = 1});
+  tensor<float, 4> states({3, 4, 8, 8});
+  forward("options.final_state", "options.initial_state")(
+      {.initial_state = states.all().slice(0, 0, 2), .final_state = states.all().slice(0, 1, 3)});
   check_refusal("lightning_step", {"state"},
                 [&] { heed::lightning_step(p.q, p.k, p.v, p.slopes, p.out, of_kv_heads); });
   check_refusal("lightning_step", {"state", "null"},

@@ -48,6 +48,7 @@ void lightning_forward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 
     check_state(check, options.final_state, "options.final_state", sequences, heads, k.extent(3), v.extent(3));
     check_aliasing(check, out, "out", q, k, v, slopes, options.initial_state);
     check_aliasing(check, options.final_state, "options.final_state", q, k, v, slopes, out);
+    check_handed_on(check, options.final_state, "options.final_state", options.initial_state, "options.initial_state");
 
     const linear_forward_chunks<A, S, gate_kind::token> chunks(call);
     recurrence_run(chunks, resolve(options.executor)).run(check, options.scratch);
@@ -80,8 +81,8 @@ void lightning_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S,
     check_one(options.initial_state, "options.initial_state");
     check_one(options.dinitial_state, "options.dinitial_state");
     check_one(options.dfinal_state, "options.dfinal_state");
-    check_apart(check, std::tie(q, k, v, slopes, dout, options.initial_state, options.dfinal_state), dq, "dq", dk, "dk",
-                dv, "dv", dslopes, "dslopes", options.dinitial_state, "options.dinitial_state");
+    check_apart(check, memory_of(q, k, v, slopes, dout, options.initial_state, options.dfinal_state), dq, "dq", dk,
+                "dk", dv, "dv", dslopes, "dslopes", options.dinitial_state, "options.dinitial_state");
 
     const linear_backward_chunks<A, S, gate_kind::token> chunks(call);
     recurrence_backward_run(chunks, resolve(options.executor)).run(check, options.scratch);
@@ -109,7 +110,7 @@ void lightning_step_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4> 
     check.extent(k, "k", 2, q.extent(2), "N, as q");
     check_slopes(check, slopes, q.extent(1));
     check_given_state(check, state, "state", q.extent(0), q.extent(1), k.extent(3), v.extent(3));
-    check_apart(check, std::tie(q, k, v, slopes), out, "out", state, "state");
+    check_apart(check, memory_of(q, k, v, slopes), out, "out", state, "state");
 
     const linear_call<S> call = lightning_step_call(q, k, v, slopes, out, options);
     const linear_steps<A, S, gate_kind::token> steps(call, state);

@@ -63,7 +63,7 @@ void slot_gates_forward_on(view<const S, 4> f, view<accumulator_t<S>, 4> s, view
     check_slot_gates(check, f, s, "s");
     check_slot_gates(check, f, g, "g");
     check_tau(check, options.tau);
-    check_apart(check, std::tie(f), s, "s", g, "g");
+    check_apart(check, memory_of(f), s, "s", g, "g");
 
     const P rate(static_cast<T>(1 / options.tau));
     for_slot_rows(resolve(options.executor), f, [&](index_t b, index_t h, index_t i) {
@@ -92,7 +92,7 @@ void slot_gates_backward_on(view<const S, 4> f, view<const accumulator_t<S>, 4> 
     check_slot_gates(check, f, dg, "dg");
     check_slot_gates(check, f, df, "df");
     check_tau(check, options.tau);
-    check_apart(check, std::tie(f, ds, dg), df, "df");
+    check_apart(check, memory_of(f, ds, dg), df, "df");
 
     const P rate(static_cast<T>(1 / options.tau));
     for_slot_rows(resolve(options.executor), f, [&](index_t b, index_t h, index_t i) {
