@@ -194,10 +194,10 @@ class linear_backward_chunks {
     if constexpr (Kind == gate_kind::feature)
       if (call_.forward.feature_gates) add(call_.forward.feature_gates, stream.kv_head, first, features());
     add(call_.forward.k, stream.kv_head, first, call_.forward.k.extent(3));
-    add(call_.forward.v, stream.kv_head, first, value_features());
+    add(call_.forward.v, call_.forward.value_head(stream), first, value_features());
     if (gradients && call_.forward.offset == 0)
       for (index_t h = 0; h < stream.heads; ++h) {
-        add(call_.forward.q, stream.first_head + h, first, call_.forward.q.extent(3));
+        add(call_.forward.q, call_.forward.query_head(stream.first_head + h), first, call_.forward.q.extent(3));
         add(call_.dout, stream.first_head + h, first, value_features());
       }
     const index_t vectors = vectors_of<T, A>(features());

@@ -176,7 +176,7 @@ void ssd_backward_on(const ssd_inputs<S>& in, view<const S, 4> dy, const ssd_gra
     check_one(options.dinitial_state, "options.dinitial_state");
     check_one(options.dfinal_state, "options.dfinal_state");
     check_apart(check,
-                std::tie(in.x, in.dt, in.a, in.b, in.c, in.d_skip, dy, options.initial_state, options.dfinal_state),
+                memory_of(in.x, in.dt, in.a, in.b, in.c, in.d_skip, dy, options.initial_state, options.dfinal_state),
                 out.dx, "dx", out.ddt, "ddt", out.da, "da", out.db, "db", out.dc, "dc", out.dd_skip, "dd_skip",
                 options.dinitial_state, "options.dinitial_state");
 
@@ -197,7 +197,7 @@ void ssd_step_on(const ssd_inputs<S>& in, view<S, 4> y, view<accumulator_t<S>, 4
     check_ssd(check, in, options.scale, 1, {});
     check_alike(check, y, "y", in.x, "as x");
     check_given_state(check, state, "state", in.x.extent(0), in.x.extent(1), in.b.extent(3), in.x.extent(3));
-    check_apart(check, std::tie(in.x, in.dt, in.a, in.b, in.c, in.d_skip), y, "y", state, "state");
+    check_apart(check, memory_of(in.x, in.dt, in.a, in.b, in.c, in.d_skip), y, "y", state, "state");
 
     const linear_call<S> call = ssd_call(in, y, options.scale);
     const linear_steps<A, S, gate_kind::token> steps(call, state);
