@@ -20,3 +20,4 @@
 #include <heed/ops/linear/linear_step.hpp>
 #include <heed/ops/linear/slopes.hpp>
 #include <heed/ops/linear/slot_gates.hpp>
+#include <heed/ops/linear/ssd.hpp>

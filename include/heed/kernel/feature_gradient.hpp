@@ -57,6 +57,7 @@ class feature_gradient_rows : public feature_rows<A, S> {
       this->append(upstream[t], -reduce_add(mean));
     }
   }
+  void differentiate_values(const recurrence_stream&, chunk_span, row_span<T>) const noexcept {}
   void differentiate(row_span<const T> made, index_t begin, index_t end, row_span<T> gradients) const noexcept {
     differentiate_map<T, A>(gradient_.forward.map, made, begin, end, gradient_.forward.features(), gradients);
   }

@@ -15,7 +15,7 @@ struct linear_call {
   using T = accumulator_t<S>;
   view<const S, 4> q, k, v;
   view<S, 4> out;
-  /// Log gates: [B,G,M,D], or [B,G,M], or decays [H] whose negative is the log gate of every token.
+  /// Log gates: [B,G,M,D], or [B,G,M], or slope_sign slopes [H] of query heads, whose states are their own then.
   view<const T, 4> feature_gates;
   view<const T, 3> token_gates;
   view<const T, 1> slopes;
@@ -27,6 +27,11 @@ struct linear_call {
   index_t chunk;
   /// Position of query 0 among the keys.
   index_t offset;
+  T slope_sign = T(-1);
+  /// [B,H,M]: what a token multiplies the slope of its head by. Default 1.
+  view<const T, 3> steps{};
+  /// [H]: what outputs get of the values of their own token besides. Default 0.
+  view<const T, 1> skips{};
 
   index_t features() const noexcept { return k.extent(3); }
   index_t value_features() const noexcept { return v.extent(3); }
@@ -34,17 +39,27 @@ struct linear_call {
   index_t row(const recurrence_stream& stream, index_t t) const noexcept {
     return stream.first_token + (reverse ? stream.tokens - 1 - t : t);
   }
-  /// Whether a query head has one gate for all tokens, and so a state of its own.
-  bool constant() const noexcept { return slopes.extent(0) > 0; }
+  /// Whether query heads have slopes, and all tokens of a head the same gate.
+  bool sloped() const noexcept { return slopes.extent(0) > 0; }
+  bool constant() const noexcept { return sloped() && steps.extent(1) == 0; }
+  T step(const recurrence_stream& stream, index_t t) const noexcept {
+    return steps.extent(1) > 0 ? steps(stream.batch, stream.state_head, row(stream, t)) : T(1);
+  }
   T token_log_gate(const recurrence_stream& stream, index_t t) const noexcept {
-    return constant() ? -slopes[stream.state_head] : token_gates(stream.batch, stream.kv_head, row(stream, t));
+    if (sloped()) return slope_sign * slopes[stream.state_head] * step(stream, t);
+    return token_gates(stream.batch, stream.kv_head, row(stream, t));
+  }
+  /// Query heads may share rows of q, and states of a kv head have values of their own.
+  index_t heads() const noexcept { return sloped() ? slopes.extent(0) : q.extent(1); }
+  index_t query_head(index_t head) const noexcept { return head / (heads() / q.extent(1)); }
+  index_t value_head(const recurrence_stream& stream) const noexcept {
+    return v.extent(1) == k.extent(1) ? stream.kv_head : stream.state_head;
   }
   index_t chunk_tokens() const noexcept {
     return std::min(chunk, std::max<index_t>(std::max(q.extent(2), k.extent(2)), 1));
   }
   stream_numbering streams() const noexcept {
-    return {cu ? cu.size() - 1 : q.extent(0),       q.extent(1), k.extent(1),
-            constant() ? q.extent(1) : k.extent(1), k.extent(2), cu};
+    return {cu ? cu.size() - 1 : q.extent(0), heads(), k.extent(1), sloped() ? heads() : k.extent(1), k.extent(2), cu};
   }
 };
 
@@ -185,7 +200,7 @@ class tensor_rows {
   /// Rows of a query head, of which [begin, end) are there.
   row_span<const S> queries(workspace&, const recurrence_stream& stream, index_t head, index_t first, index_t,
                             index_t) const noexcept {
-    return stream_rows(call_.q, stream, head, first, call_.reverse);
+    return stream_rows(call_.q, stream, call_.query_head(head), first, call_.reverse);
   }
   /// Where scaled sums of these rows go, in whole vectors, and what becomes of them there.
   row_span<T> outputs(workspace& space, const recurrence_stream& stream, index_t head, index_t first) const noexcept {
@@ -295,8 +310,7 @@ class linear_forward_chunks {
         space.token.repeat(span.count, call_.token_log_gate(stream, span.first));
       else
         space.token.template multiply<A>(span.count, token_log_gates(stream, span));
-      copy_rows<T, A>(stream_rows(call_.v, stream, stream.kv_head, span.first, call_.reverse), 0, span.count,
-                      call_.value_features(), space.faded_values,
+      copy_rows<T, A>(space.rows.values, 0, span.count, rows_.columns(), space.faded_values,
                       [&](index_t t, index_t, P x) { return x * P(space.token.after[t]); });
     }
   }
@@ -419,8 +433,9 @@ class linear_forward_chunks {
     const index_t shift = call_.reverse ? 0 : call_.offset;
     if (call_.feature_gates) add(call_.feature_gates, stream.kv_head, next, call_.features());
     add(call_.k, stream.kv_head, next, call_.features());
-    add(call_.v, stream.kv_head, next, call_.value_features());
-    for (index_t h = 0; h < stream.heads; ++h) add(call_.q, stream.first_head + h, next - shift, call_.features());
+    add(call_.v, call_.value_head(stream), next, call_.value_features());
+    for (index_t h = 0; h < stream.heads; ++h)
+      add(call_.q, call_.query_head(stream.first_head + h), next - shift, call_.features());
     const index_t tokens = span.count, vectors = vectors_of<T, A>(call_.value_features());
     space.ahead.spread(stream.heads * tokens * (vectors_of<T, A>(tokens) / 2 + vectors) + call_.features() * vectors);
   }
