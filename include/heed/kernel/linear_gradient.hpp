@@ -44,7 +44,10 @@ class tensor_gradient_rows : public tensor_rows<A, S> {
                     [&](index_t, index_t, pack<T, A> x) { return x * scale; });
   }
   /// From gradients by the rows that were made of queries or keys, in place.
-  void differentiate(row_span<const T>, index_t, index_t, row_span<T>) const noexcept {}
+  void differentiate_queries(typename tensor_rows<A, S>::workspace&, index_t, index_t, row_span<const T>,
+                             row_span<T>) const noexcept {}
+  void differentiate_keys(typename tensor_rows<A, S>::workspace&, index_t, row_span<const T>,
+                          row_span<T>) const noexcept {}
 
  private:
   const call_type& call_;
@@ -152,7 +155,7 @@ class linear_backward_chunks {
   }
 
  private:
-  index_t features() const noexcept { return call_.forward.features(); }
+  index_t features() const noexcept { return rows_.features(); }
   index_t value_features() const noexcept { return call_.forward.value_features(); }
   bool reverse() const noexcept { return call_.forward.reverse; }
   index_t pitch() const noexcept { return conflict_free_pitch<T>(features()); }
@@ -183,13 +186,13 @@ class linear_backward_chunks {
   void store_reads(workspace& space, const recurrence_stream& stream, index_t head, index_t first, index_t begin,
                    index_t end) const noexcept {
     auto& core = space.core;
-    rows_.differentiate(core.gated_reads, begin, end, core.dgated_reads);
+    rows_.differentiate_queries(space.rows, begin, end, core.gated_reads, core.dgated_reads);
     store_rows<A>(row_span<const T>(core.dgated_reads.from(begin)),
-                  stream_rows(call_.dq, stream, head, first + begin, reverse()), end - begin, features());
+                  stream_rows(call_.dq, stream, head, first + begin, reverse()), end - begin, call_.forward.features());
   }
   void store_writes(workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
-    rows_.differentiate(space.gated.writes, 0, span.count, space.core.dgated_writes);
-    store_writes(space.core.dgated_writes, call_.dk, stream, span, features());
+    rows_.differentiate_keys(space.rows, span.count, space.gated.writes, space.core.dgated_writes);
+    store_writes(space.core.dgated_writes, call_.dk, stream, span, call_.forward.features());
     store_writes(space.core.dplain_writes, call_.dv, stream, span, value_features());
   }
 

@@ -26,21 +26,6 @@ feature_gradient_call<S> linear_feature_gradient_call(const view<const S, 4>& q,
   return call;
 }
 
-/// The same call for queries [begin, end) alone.
-template <class S>
-feature_gradient_call<S> with_queries(feature_gradient_call<S> call, index_t begin, index_t end) noexcept {
-  const auto cut = [&](auto& t) { t = t.slice(2, begin, end); };
-  cut(call.forward.q);
-  cut(call.dout);
-  cut(call.dq);
-  if (call.forward.normalise) {
-    cut(call.out);
-    cut(call.denominator);
-  }
-  call.forward.offset += begin;
-  return call;
-}
-
 /// linear_backward for an instruction set of the caller's choice.
 template <class A, class S>
 void linear_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4> v, view<const S, 4> out,
@@ -72,11 +57,11 @@ void linear_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4>
     const executor_ref where = resolve(options.executor);
     if (options.causal && offset < 0) {
       const index_t before = std::min(-offset, q.extent(2));
-      feature_gradient_call<S> alone = with_queries(call, 0, before);
+      feature_gradient_call<S> alone = gradient_of_queries(call, 0, before);
       alone.forward = without_keys(alone.forward);
       with_linear_gradients<A>(
           alone, [&](const auto& chunks) { pooled_backward_run(chunks, where).run(check, options.scratch); });
-      call = with_queries(call, before, q.extent(2));
+      call = gradient_of_queries(call, before, q.extent(2));
     }
     with_linear_gradients<A>(call, [&](const auto& chunks) {
       if (options.causal)

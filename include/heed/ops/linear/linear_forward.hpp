@@ -7,16 +7,6 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
-/// The same call for queries [begin, end) alone.
-template <class S>
-feature_call<S> with_queries(feature_call<S> call, index_t begin, index_t end) noexcept {
-  call.q = call.q.slice(2, begin, end);
-  call.out = call.out.slice(2, begin, end);
-  if (call.denominator) call.denominator = call.denominator.slice(2, begin, end);
-  call.offset += begin;
-  return call;
-}
-
 /// linear_forward for an instruction set of the caller's choice; tests run them all in one binary.
 template <class A, class S>
 void linear_forward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4> v, view<S, 4> out,
