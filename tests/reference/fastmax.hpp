@@ -15,8 +15,8 @@ namespace reference {
 
 enum class fastmax_norm { none, standardize, maxnorm };
 
-/// With x^ = x after its norm, s_ij = q^_i . k^_j / tau and w_ij = 1 + s_ij (+ s_ij^2 / 2 if p = 2), over the keys j that
-/// query i sees, all or j <= i + q_offset:
+/// With x^ = x after its norm, s_ij = q^_i . k^_j / tau and w_ij = 1 + s_ij (+ s_ij^2 / 2 if p = 2), over the keys j
+/// that query i sees, all or j <= i + q_offset:
 ///     out_i = sum_j w_ij v_j / sum_j w_ij,   0 where there is nothing to divide by.
 struct fastmax {
   heed::tensor<double, 4> q, k, v;  // [B,H,N,D], [B,G,M,D], [B,G,M,E]

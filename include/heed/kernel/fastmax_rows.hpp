@@ -129,9 +129,7 @@ class fastmax_rows {
                const T*) const noexcept {
     make(space.keys, stream_rows(call_.k, stream, stream.kv_head, span.first, false), 0, span.count,
          norm_of(call_.key_norms, stream, stream.kv_head));
-    copy_rows<T, A>(stream_rows(call_.v, stream, stream.kv_head, span.first, false), 0, span.count,
-                    call_.value_features(), space.value_rows, [](index_t, index_t, P x) { return x; });
-    for (index_t t = 0; t < span.count; ++t) append(space.value_rows[t], T(1));
+    copy_values(stream, span, space.value_rows);
   }
   void advance(const workspace&, T*, index_range) const noexcept {}
   row_span<const T> keys(const workspace& space, const recurrence_stream&, chunk_span) const noexcept {
@@ -165,9 +163,15 @@ class fastmax_rows {
   }
   void finish_outputs(workspace& space, const recurrence_stream& stream, index_t head, index_t first, index_t begin,
                       index_t end) const noexcept {
+    divide(space.sums, stream, head, first, begin, end);
+  }
+
+ protected:
+  void divide(row_span<const T> sums, const recurrence_stream& stream, index_t head, index_t first, index_t begin,
+              index_t end) const noexcept {
     const auto out = stream_rows(call_.out, stream, head, first, false);
     for (index_t t = begin; t < end; ++t) {
-      const T* const row = space.sums[t];
+      const T* const row = sums[t];
       const T sum = row[call_.value_features()];
       const P factor(inverse(sum));
       if (call_.denominator) call_.denominator(stream.batch, head, stream.first_token + first + t) = sum;
@@ -188,6 +192,13 @@ class fastmax_rows {
     return call_.norm == fastmax_norm::maxnorm ? norms(stream.batch, head) : T(1);
   }
 
+  /// Values with a column of ones.
+  void copy_values(const recurrence_stream& stream, chunk_span span, row_span<T> to) const noexcept {
+    copy_rows<T, A>(stream_rows(call_.v, stream, stream.kv_head, span.first, false), 0, span.count,
+                    call_.value_features(), to, [](index_t, index_t, P x) { return x; });
+    for (index_t t = 0; t < span.count; ++t) append(to[t], T(1));
+  }
+
   /// Puts a number behind those of a row's values.
   void append(T* row, T last) const noexcept {
     const index_t at = call_.value_features();
@@ -195,8 +206,9 @@ class fastmax_rows {
     row[at] = last;
   }
 
-  /// Rows [begin, end) after their norm, and their features.
-  HEED_NOINLINE void make(const side& to, row_span<const S> from, index_t begin, index_t end, T norm) const noexcept {
+  /// Rows [begin, end) after their norm.
+  HEED_NOINLINE void normalise(const side& to, row_span<const S> from, index_t begin, index_t end,
+                               T norm) const noexcept {
     const index_t D = call_.features();
     copy_rows<T, A>(from, begin, end, D, to.plain, [](index_t, index_t, P x) { return x; });
     for (index_t t = begin; t < end; ++t) {
@@ -213,8 +225,13 @@ class fastmax_rows {
                                                                : T(1);
       for (index_t d = 0; d < D; ++d) x[d] = (x[d] - mean) * factor;
       to.factors[t] = factor;
-      expand_row<T, A>(x, D, call_.p, static_cast<T>(call_.tau), to.expanded[t]);
     }
+  }
+  /// The same, and their features.
+  void make(const side& to, row_span<const S> from, index_t begin, index_t end, T norm) const noexcept {
+    normalise(to, from, begin, end, norm);
+    for (index_t t = begin; t < end; ++t)
+      expand_row<T, A>(to.plain[t], call_.features(), call_.p, static_cast<T>(call_.tau), to.expanded[t]);
   }
   bool takes_mean() const noexcept {
     return call_.norm == fastmax_norm::standardize || (call_.norm == fastmax_norm::maxnorm && call_.centre);
@@ -233,9 +250,9 @@ struct fastmax_gradient_call : linear_gradient_call<S, fastmax_call<S>> {
 template <class A, class S>
 class fastmax_gradient_rows : public fastmax_rows<A, S> {
   using base = fastmax_rows<A, S>;
-  using typename base::side;
 
  public:
+  using typename base::side;
   using T = accumulator_t<S>;
   using P = pack<T, A>;
   using call_type = fastmax_gradient_call<S>;
@@ -246,6 +263,21 @@ class fastmax_gradient_rows : public fastmax_rows<A, S> {
             index_t begin, index_t end, row_span<T> queries, row_span<T> upstream) const noexcept {
     const row_span<const T> expanded = this->queries(space, stream, head, first, begin, end);
     copy_rows<T, A>(expanded, begin, end, this->features(), queries, [](index_t, index_t, P x) { return x; });
+    make_upstream(stream, head, first, begin, end, upstream);
+  }
+  void differentiate_queries(typename base::workspace& space, index_t begin, index_t end, row_span<const T>,
+                             row_span<T> gradients) const noexcept {
+    differentiate(space.queries, space.row, begin, end, gradients);
+  }
+  void differentiate_keys(typename base::workspace& space, index_t count, row_span<const T>,
+                          row_span<T> gradients) const noexcept {
+    differentiate(space.keys, space.row, 0, count, gradients);
+  }
+
+ protected:
+  /// The gradient by weight w_ij is u_i . [v_j, 1], with u_i = [dout_i, -dout_i . out_i] / sum_j w_ij.
+  void make_upstream(const recurrence_stream& stream, index_t head, index_t first, index_t begin, index_t end,
+                     row_span<T> upstream) const noexcept {
     const auto dout = stream_rows(gradient_.dout, stream, head, first, false);
     const auto out = stream_rows(gradient_.out, stream, head, first, false);
     for (index_t t = begin; t < end; ++t) {
@@ -259,34 +291,31 @@ class fastmax_gradient_rows : public fastmax_rows<A, S> {
       this->append(upstream[t], -reduce_add(mean));
     }
   }
-  void differentiate_queries(typename base::workspace& space, index_t begin, index_t end, row_span<const T>,
-                             row_span<T> gradients) const noexcept {
-    differentiate(space.queries, space.row, begin, end, gradients);
-  }
-  void differentiate_keys(typename base::workspace& space, index_t count, row_span<const T>,
-                          row_span<T> gradients) const noexcept {
-    differentiate(space.keys, space.row, 0, count, gradients);
-  }
 
- private:
-  /// From gradients by features, through the norm, to those by the rows themselves.
-  HEED_NOINLINE void differentiate(const side& of, T* row, index_t begin, index_t end,
-                                   row_span<T> gradients) const noexcept {
+  /// From the gradient by row t after its norm to that by the row itself.
+  void through_norm(const side& of, index_t t, const T* by_normal, T* gradient) const noexcept {
     const fastmax_call<S>& call = gradient_.forward;
     const index_t D = call.features();
-    for (index_t t = begin; t < end; ++t) {
-      const T* const x = of.plain[t];
-      contract_row(x, D, call.p, static_cast<T>(call.tau), gradients[t], row);
-      T mean = T(0), along = T(0);
-      for (index_t d = 0; d < D; ++d) {
-        if (this->takes_mean()) mean += row[d] / T(D);
-        if (call.norm == fastmax_norm::standardize) along += row[d] * x[d] / T(D);
-      }
-      for (index_t d = 0; d < D; ++d) gradients[t][d] = of.factors[t] * (row[d] - mean - x[d] * along);
+    const T* const x = of.plain[t];
+    T mean = T(0), along = T(0);
+    for (index_t d = 0; d < D; ++d) {
+      if (this->takes_mean()) mean += by_normal[d] / T(D);
+      if (call.norm == fastmax_norm::standardize) along += by_normal[d] * x[d] / T(D);
     }
+    for (index_t d = 0; d < D; ++d) gradient[d] = of.factors[t] * (by_normal[d] - mean - x[d] * along);
   }
 
   const call_type& gradient_;
+
+ private:
+  /// From gradients by features to those by the rows that they were made of.
+  void differentiate(const side& of, T* row, index_t begin, index_t end, row_span<T> gradients) const noexcept {
+    const fastmax_call<S>& call = gradient_.forward;
+    for (index_t t = begin; t < end; ++t) {
+      contract_row(of.plain[t], call.features(), call.p, static_cast<T>(call.tau), gradients[t], row);
+      through_norm(of, t, row, gradients[t]);
+    }
+  }
 };
 
 }  // namespace detail

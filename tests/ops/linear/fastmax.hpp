@@ -6,6 +6,7 @@
 
 #include <heed/ops/linear/fastmax.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
@@ -100,10 +101,14 @@ template <class A, class S>
 double error_on(fastmax_problem<S>& p, fastmax_options<S> options) {
   using T = heed::accumulator_t<S>;
   const reference::fastmax_result expected = reference::solve_fastmax(definition(p, options));
+  solve_on<A, S>(p, options);
+  double worst = worse(error<S>(p.out, expected.out), error<T>(p.denominator, expected.denominator));
+  // With a state, by moments whatever the size.
+  std::fill(p.out.begin(), p.out.end(), support::quiet_nan<S>);
   options.final_state = p.state;
   solve_on<A, S>(p, options);
-  return worse(error<S>(p.out, expected.out),
-               worse(error<T>(p.denominator, expected.denominator), error<T>(p.state, expected.moments)));
+  worst = worse(worst, worse(error<S>(p.out, expected.out), error<T>(p.denominator, expected.denominator)));
+  return worse(worst, error<T>(p.state, expected.moments));
 }
 template <class S>
 double error_of(fastmax_problem<S>& p, const fastmax_options<S>& options) {
@@ -137,10 +142,21 @@ template <class S>
 double gradient_error_of(fastmax_problem<S>& p, const fastmax_options<S>& options) {
   const reference::fastmax_gradients expected =
       reference::fastmax_backward(definition(p, options), reference::in_double(p.dout));
+  const auto worst = [&] {
+    constexpr double allowed = gradient_tolerance<S>;
+    return worse(error<S>(p.dq, expected.dq, allowed),
+                 worse(error<S>(p.dk, expected.dk, allowed), error<S>(p.dv, expected.dv, allowed)));
+  };
   differentiate(p, options);
-  constexpr double allowed = gradient_tolerance<S>;
-  return worse(error<S>(p.dq, expected.dq, allowed),
-               worse(error<S>(p.dk, expected.dk, allowed), error<S>(p.dv, expected.dv, allowed)));
+  const double by_size = worst();
+  for (auto* t : {&p.dq, &p.dk, &p.dv}) std::fill(t->begin(), t->end(), support::quiet_nan<S>);
+  // With a state, by moments whatever the size.
+  heed::fastmax_backward_options<S> back = backward_options(options);
+  const tensor<heed::accumulator_t<S>, 4> zeros(
+      {p.state.extent(0), p.state.extent(1), p.state.extent(2), p.state.extent(3)});
+  back.initial_state = zeros;
+  heed::fastmax_backward(p.q, p.k, p.v, p.out, p.denominator, p.dout, p.dq, p.dk, p.dv, back);
+  return worse(by_size, worst());
 }
 
 inline constexpr fastmax_norm fastmax_norms_of[] = {fastmax_norm::none, fastmax_norm::standardize,

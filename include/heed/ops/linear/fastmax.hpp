@@ -1,6 +1,7 @@
 /// FAST, factorizable attention: weights that are a truncated exponential series, at a cost linear in length.
 #pragma once
 
+#include <heed/kernel/fastmax_pairs.hpp>
 #include <heed/kernel/fastmax_steps.hpp>
 #include <heed/kernel/feature_gradient.hpp>
 #include <heed/kernel/linear_checks.hpp>
@@ -95,6 +96,10 @@ void fastmax_forward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4>
     check_aliasing(check, options.initial_state, "options.initial_state", out, options.denominator);
 
     const executor_ref where = resolve(options.executor);
+    if (prefers_pairs(call, options.causal)) {
+      fastmax_pairs<A, S, fastmax_rows<A, S>>(call, options.causal, where).attend(check, options.scratch);
+      return;
+    }
     using chunks_type = linear_forward_chunks<A, S, gate_kind::none, fastmax_rows<A, S>>;
     if (options.causal && offset < 0 && options.initial_state) {
       // Before the walk, which may write the final state over the initial one.
@@ -141,6 +146,11 @@ void fastmax_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4
     call.dv = dv;
 
     const executor_ref where = resolve(options.executor);
+    if (prefers_pairs(call.forward, options.causal)) {
+      fastmax_pairs<A, S, fastmax_gradient_rows<A, S>>(call, options.causal, where)
+          .differentiate(check, options.scratch);
+      return;
+    }
     using chunks_type = linear_backward_chunks<A, S, gate_kind::none, fastmax_gradient_rows<A, S>>;
     if (options.causal && offset < 0) {
       const index_t before = std::min(-offset, q.extent(2));
@@ -186,9 +196,13 @@ index_t fastmax_forward_scratch_bytes(const std::type_identity_t<view<const T, 4
                                       const std::type_identity_t<view<const T, 4>>& k,
                                       const std::type_identity_t<view<const T, 4>>& v,
                                       const std::type_identity_t<fastmax_options<T>>& options = {}) {
-  const auto call = detail::fastmax_sequence_call<T>(q, k, v, {}, options, 0);
+  auto call = detail::fastmax_sequence_call<T>(q, k, v, {}, options, 0);
+  call.final_state = options.final_state;
+  const executor_ref where = detail::resolve(options.executor);
+  if (detail::prefers_pairs(call, options.causal))
+    return detail::fastmax_pairs<A, T, detail::fastmax_rows<A, T>>(call, options.causal, where).bytes();
   const detail::linear_forward_chunks<A, T, detail::gate_kind::none, detail::fastmax_rows<A, T>> chunks(call);
-  return detail::recurrence_run(chunks, detail::resolve(options.executor)).bytes();
+  return detail::recurrence_run(chunks, where).bytes();
 }
 
 /// The same of fastmax_backward.
@@ -199,8 +213,10 @@ index_t fastmax_backward_scratch_bytes(const std::type_identity_t<view<const T, 
                                        const std::type_identity_t<fastmax_backward_options<T>>& options = {}) {
   detail::fastmax_gradient_call<T> call{};
   call.forward = detail::fastmax_sequence_call<T>(q, k, v, {}, options, 0);
-  const detail::linear_backward_chunks<A, T, detail::gate_kind::none, detail::fastmax_gradient_rows<A, T>> chunks(call);
   const executor_ref where = detail::resolve(options.executor);
+  if (detail::prefers_pairs(call.forward, options.causal))
+    return detail::fastmax_pairs<A, T, detail::fastmax_gradient_rows<A, T>>(call, options.causal, where).bytes();
+  const detail::linear_backward_chunks<A, T, detail::gate_kind::none, detail::fastmax_gradient_rows<A, T>> chunks(call);
   return options.causal ? detail::recurrence_backward_run(chunks, where).bytes()
                         : detail::pooled_backward_run(chunks, where).bytes();
 }
@@ -216,6 +232,36 @@ index_t fastmax_step_scratch_bytes(const std::type_identity_t<view<const T, 4>>&
   return detail::recurrence_step_run(steps, detail::resolve(options.executor)).bytes();
 }
 
+/// FAST, factorizable attention: softmax attention's exponential cut off after its first terms, so that all pairs
+/// count at a cost linear in length.
+///     out[b,h,i,:] = sum_j w_ij v[b,g(h),j,:] / sum_j w_ij     w_ij = 1 + s_ij (+ s_ij^2 / 2 if p = 2)
+///     s_ij = norm(q_i) . norm(k_j) / tau
+/// Keys j: all, or j <= i + q_offset if causal; g(h) = h / (H / G).
+///
+/// q    [B,H,N,D]  queries
+/// k    [B,G,M,D]  keys; H a multiple of G
+/// v    [B,G,M,E]  values
+/// out  [B,H,N,E]  output; must not overlap an input. Its element type, float, double, bfloat16 or float16, is that of
+///                 all four tensors. Any outer strides; the last axis contiguous.
+/// options         see fastmax_options
+///
+/// The weights of p = 2 are at least 1/2. Those of p = 1 are below 0 where s < -1, and their sum may be near 0: out is
+/// the quotient all the same. Where products stay below tau, as with maxnorm and tau >= limit^2, they are positive.
+///
+/// Legal edges: N = 0; M = 0; queries that see no key (0, or what the initial state holds); weights that add up to 0
+/// (out = 0).
+/// Cost: the least of O(N M (D + E)) per head, pair by pair, and O((N + M) F E) by moments, F = fastmax_features(D, p);
+/// calls with a state take moments. Scratch O(chunk (D + E + chunk)) a worker for pairs; for moments O(chunk F + F E),
+/// and up to 65 states for each kv head where there are fewer of them than workers (fastmax_forward_scratch_bytes):
+/// options.scratch, or memory that the thread keeps.
+/// Deterministic: bit-equal for any executor and number of threads.
+/// Accuracy: accumulates in float (double for double): |error| <= 2e-5 (1 + max |out|) for inputs of unit variance and
+/// p = 2; for p = 1 that much times sum_j |w_ij| / |sum_j w_ij|.
+/// Throws heed::invalid_argument before any write: extents that do not fit each other, D or E zero, a strided last
+/// axis, null data, overlap of an output, p other than 1 and 2, tau or limit not finite or not above 0, maxnorm without
+/// norms or norms without it, norms not above 0, chunk < 1, q_offset beyond M - N or without causal, bad cu_seqlens, a
+/// state of other extents, scratch too small.
+/// Paper: Gerami, Hoover, Dulepet, Duraiswami, FAST: Factorizable Attention for Speeding up Transformers, 2024.
 template <writable<4> Out>
 void fastmax_forward(std::type_identity_t<view<const element_of_t<Out>, 4>> q,
                      std::type_identity_t<view<const element_of_t<Out>, 4>> k,
@@ -225,6 +271,24 @@ void fastmax_forward(std::type_identity_t<view<const element_of_t<Out>, 4>> q,
       q, k, v, view_traits<std::remove_reference_t<Out>>::make(out), options);
 }
 
+/// Gradients of fastmax_forward by its inputs, from dout, the gradient of the loss by out.
+///
+/// q, k, v        as fastmax_forward had them
+/// out            [B,H,N,E]  its output, and
+/// denominator    [B,H,N]    the one that it was asked for
+/// dout           [B,H,N,E]  gradient by out
+/// dq, dk, dv     outputs, of the extents of q, k and v; gradients by keys and values are summed over the query heads
+///                that share them. They must not overlap an input or each other.
+/// options        see fastmax_backward_options. Norms of maxnorm and the initial state are constants here.
+///
+/// Legal edges: N = 0; M = 0; queries that see nothing or whose weights add up to 0 (dq = 0).
+/// Cost: about 3 times fastmax_forward. By moments and causal, scratch holds up to 64 + N / (64 chunk) states a worker
+/// (fastmax_backward_scratch_bytes): options.scratch, or memory that the thread keeps.
+/// Deterministic: bit-equal for any executor and number of threads.
+/// Accuracy: accumulates in float (double for double): |error| <= 1e-4 (1 + max |gradient|) for inputs of unit
+/// variance.
+/// Throws heed::invalid_argument before any write: as fastmax_forward; no out or denominator.
+/// Paper: as fastmax_forward.
 template <writable<4> DQ, writable<4> DK, writable<4> DV>
 void fastmax_backward(std::type_identity_t<view<const element_of_t<DQ>, 4>> q,
                       std::type_identity_t<view<const element_of_t<DQ>, 4>> k,
@@ -238,6 +302,25 @@ void fastmax_backward(std::type_identity_t<view<const element_of_t<DQ>, 4>> q,
       view_traits<std::remove_reference_t<DK>>::make(dk), view_traits<std::remove_reference_t<DV>>::make(dv), options);
 }
 
+/// Takes the newest tokens into the moments of a causal fastmax_forward and reads them.
+///
+/// q     [B,H,N,D]    queries, N of each sequence: one, or a few
+/// k     [B,G,N,D]    keys; H a multiple of G
+/// v     [B,G,N,E]    values
+/// out   [B,H,N,E]    output; must not overlap an input. Its element type is that of q, k and v
+/// state [B,G,F,E+1]  updated in place, float (double for double); last axis contiguous. Row f is a feature of keys, as
+///                    fastmax_features(D, p) counts them: 1, x_a / tau^1/2, and x_a x_b / tau for a <= b, times 2^-1/2
+///                    where a = b; its columns are sums over keys of the feature times v, and of the feature.
+/// options            see fastmax_step_options; the defaults are those of fastmax_forward
+///
+/// Legal edges: N = 0.
+/// Cost: reads and writes the state once a token, for all heads that share it: 2 F (E + 1) multiply-adds, and F (E + 1)
+/// for each further head. Scratch O(H / G (F + E)) a worker (fastmax_step_scratch_bytes): options.scratch, or memory
+/// that the thread keeps.
+/// Deterministic: bit-equal for any executor and number of threads.
+/// Accuracy: as fastmax_forward.
+/// Throws heed::invalid_argument before any write: as fastmax_forward; no state.
+/// Paper: as fastmax_forward.
 template <writable<4> Out, writable<4> State>
 void fastmax_step(std::type_identity_t<view<const element_of_t<Out>, 4>> q,
                   std::type_identity_t<view<const element_of_t<Out>, 4>> k,
@@ -248,8 +331,8 @@ void fastmax_step(std::type_identity_t<view<const element_of_t<Out>, 4>> q,
       view_traits<std::remove_reference_t<State>>::make(state), options);
 }
 
-/// What maxnorm divides by: norms[b,h] = the largest length of the rows x[b,h,i,:], less their means if `centre`; 1 where
-/// all of them are 0. It looks at whole sequences, so a causal call wants norms that were known before.
+/// What maxnorm divides by: norms[b,h] = the largest length of the rows x[b,h,i,:], less their means if `centre`; 1
+/// where all of them are 0. It looks at whole sequences, so a causal call wants norms that were known before.
 ///
 /// x      [B,H,N,D]  queries or keys, of any element type
 /// norms  [B,H]      output, float (double for double), of any strides

@@ -97,8 +97,8 @@ index_t linear_backward_scratch_bytes(const std::type_identity_t<view<const T, 4
 /// out            [B,H,N,E]  its output, and
 /// denominator    [B,H,N]    the one that it was asked for; neither is looked at unless normalised
 /// dout           [B,H,N,E]  gradient by out
-/// dq, dk, dv     outputs, of the extents of q, k and v; gradients by keys and values are summed over the query heads that
-///                share them. They must not overlap an input or each other.
+/// dq, dk, dv     outputs, of the extents of q, k and v; gradients by keys and values are summed over the query heads
+///                that share them. They must not overlap an input or each other.
 /// options        see linear_backward_options. The initial sums are constants here; final ones are no part of the loss.
 ///
 /// Legal edges: N = 0; M = 0; queries that see nothing (dq = 0).
@@ -106,7 +106,8 @@ index_t linear_backward_scratch_bytes(const std::type_identity_t<view<const T, 4
 /// Scratch O(chunk (D + E + chunk) + (64 + N / (64 chunk)) D E) a worker if causal, else O(chunk (D + E + chunk) + D E)
 /// (linear_backward_scratch_bytes): options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads.
-/// Accuracy: accumulates in float (double for double): |error| <= 1e-4 (1 + max |gradient|) for inputs of unit variance.
+/// Accuracy: accumulates in float (double for double): |error| <= 1e-4 (1 + max |gradient|) for inputs of unit
+/// variance.
 /// Throws heed::invalid_argument before any write: as linear_forward; no out or denominator of a normalised call.
 /// Paper: Katharopoulos, Vyas, Pappas, Fleuret, Transformers are RNNs: Fast Autoregressive Transformers with Linear
 /// Attention, 2020, section 3.3.1 and algorithm 1.
