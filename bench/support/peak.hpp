@@ -109,4 +109,33 @@ inline double read_peak(const void* data, std::ptrdiff_t bytes, int threads, dou
   return total / seconds(start, clock::now());
 }
 
+/// Multiplies `bytes` bytes in place, whole vectors of them: what a state that fades costs at least.
+[[gnu::noinline]] inline void update_in_place(std::byte* from, std::ptrdiff_t bytes) {
+  using P = heed::pack<float>;
+  constexpr std::ptrdiff_t vector = P::lanes * std::ptrdiff_t(sizeof(float));
+  const P factor(1.f);
+  for (std::ptrdiff_t i = 0; i + 4 * vector <= bytes; i += 4 * vector)
+    for (std::ptrdiff_t j = i; j < i + 4 * vector; j += vector) {
+      float* const at = reinterpret_cast<float*>(from + j);
+      P x = P::load_aligned(at) * factor;
+      hide(x);
+      x.store_aligned(at);
+    }
+}
+
+/// Bytes/s that `threads` threads together read and write so, each its part of a block of memory, for at least
+/// `duration` seconds. Bytes count twice, read and written.
+inline double update_peak(void* data, std::ptrdiff_t bytes, int threads, double duration) {
+  auto* const from = static_cast<std::byte*>(data);
+  const std::ptrdiff_t part = bytes / threads / 256 * 256;
+  double total = 0;
+  const auto start = clock::now();
+#pragma omp parallel num_threads(threads) reduction(+ : total)
+  do {
+    update_in_place(from + omp_get_thread_num() * part, part);
+    total += 2 * static_cast<double>(part);
+  } while (seconds(start, clock::now()) < duration);
+  return total / seconds(start, clock::now());
+}
+
 }  // namespace bench

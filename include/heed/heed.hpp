@@ -2,6 +2,7 @@
 #pragma once
 
 #include <heed/cache.hpp>
+#include <heed/linear.hpp>
 #include <heed/rotary.hpp>
 #include <heed/softmax.hpp>
 #include <heed/version.hpp>

@@ -1,6 +1,7 @@
 // Kernels for one machine; compiled several times. Thin on purpose: whatever else it used would be shared.
 #include "worker.hpp"
 
+#include <heed/linear.hpp>
 #include <heed/softmax.hpp>
 
 #define HEED_ODR_STRING_(name) #name
@@ -20,11 +21,32 @@ void attend(heed::view<const float, 4> q, heed::view<const float, 4> k, heed::vi
                         [](auto score, auto at) { return score - heed::to_real(score, at.q - at.kv); });
 }
 
-/// Only its symbols are looked at.
+/// Only the symbols of these are looked at.
 void step(heed::view<const float, 4> q, heed::view<const float, 4> k, heed::view<const float, 4> v,
           heed::view<float, 4> out) {
   const int lengths[1] = {1};
   heed::softmax_step(q, k, v, out, {.kv_lengths = {lengths, 1}}, heed::causal{});
+}
+
+void recur(heed::view<const float, 4> q, heed::view<const float, 4> k, heed::view<const float, 4> v,
+           heed::view<const float, 4> g, heed::view<float, 4> out, heed::view<float, 4> state) {
+  heed::gated_linear_forward(q, k, v, g, out, {.final_state = state});
+  heed::gated_linear_backward(q, k, v, g, q, out, out, out, out);
+  heed::gated_linear_step(q, k, v, g, out, state);
+}
+
+void recur_slots(heed::view<const float, 4> q, heed::view<const float, 4> k, heed::view<const float, 4> v,
+                 heed::view<const float, 4> s, heed::view<float, 4> out, heed::view<float, 4> state) {
+  heed::gated_slot_forward(q, k, v, s, s, out);
+  heed::gated_slot_backward(q, k, v, s, s, q, q, out, out, out, out, out);
+  heed::gated_slot_step(q, k, v, s, s, out, state, state);
+}
+
+void fade(heed::view<const float, 4> q, heed::view<const float, 4> k, heed::view<const float, 4> v,
+          heed::view<const float, 1> slopes, heed::view<float, 4> out, heed::view<float, 4> state) {
+  heed::lightning_forward(q, k, v, slopes, out);
+  heed::lightning_backward(q, k, v, slopes, q, out, out, out);
+  heed::lightning_step(q, k, v, slopes, out, state);
 }
 
 }  // namespace odr::HEED_ODR_MACHINE

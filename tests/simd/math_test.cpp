@@ -22,6 +22,22 @@ TEMPLATE_TEST_CASE("tanh keeps 6 ulp in float and 2 in double, is odd and stays 
   });
 }
 
+TEMPLATE_TEST_CASE("expm1 keeps 2 ulp, and its limits", "", float, double) {
+  using T = TestType;
+  const auto exact = [](auto x) { return std::expm1(x); };
+  const samples<T> some = samples<T>(T(-40), T(40), exact).near_zero(-30, 0, true, exact);
+  support::for_each_arch([&](auto arch) {
+    using A = decltype(arch);
+    CAPTURE(A::name());
+    const auto f = [](pack<T, A> x) { return expm1(x); };
+    CHECK(worst_ulp<T, A>(some, f) <= 2);
+    CHECK(at<T, A>(f, T(0)) == 0);
+    CHECK(at<T, A>(f, -infinity<T>) == -1);
+    CHECK(at<T, A>(f, infinity<T>) == infinity<T>);
+    CHECK(std::isnan(at<T, A>(f, std::numeric_limits<T>::quiet_NaN())));
+  });
+}
+
 TEMPLATE_TEST_CASE("log and log1p keep 2 ulp, and their limits", "", float, double) {
   using T = TestType;
   const auto exact = [](auto x) { return std::log(x); };

@@ -66,4 +66,11 @@ struct gated_slot_step_options {
   executor_ref executor{};
 };
 
+/// Options of slot_gates_forward and slot_gates_backward.
+struct slot_gates_options {
+  /// Damping of the gates, above 0: the larger, the slower slots fade. 8 in the paper.
+  double tau = 8;
+  executor_ref executor{};
+};
+
 HEED_END

@@ -68,9 +68,12 @@ struct chunk_decay {
     return pack<T, A>::load_aligned(after[t] + i);
   }
 
-  /// From gate(t, i), the gates of a vector of features of token t, for some features.
-  template <class A, class Gate>
-  HEED_NOINLINE void multiply(index_t count, index_range features, const Gate& gate) noexcept {
+  /// From gate(t, i), the gates of a vector of features of token t, for some features. What read(t, i, product) and
+  /// write(t, i, product) make of the products is what `until` and `after` hold in the end: the products themselves, or
+  /// rows times them, which spares a pass.
+  template <class A, class Gate, class Read, class Write>
+  HEED_NOINLINE void multiply(index_t count, index_range features, const Gate& gate, const Read& read,
+                              const Write& write) noexcept {
     using P = pack<T, A>;
     if (features.low == 0) mild = true;
     // Several vectors at a time: each is a chain of multiplications.
@@ -85,7 +88,7 @@ struct chunk_decay {
                            const index_t i = (first + v) * index_t(P::lanes);
                            const P a = gate(t, i);
                            product[v] = decayed(product[v] * a);
-                           product[v].store_aligned(until[t] + i);
+                           read(t, i, product[v]).store_aligned(until[t] + i);
                            a.store_aligned(after[t] + i);
                          }
                        for (int v = 0; v < some; ++v) {
@@ -100,10 +103,15 @@ struct chunk_decay {
                          for (int v = 0; v < some; ++v) {
                            const index_t i = (first + v) * index_t(P::lanes);
                            const P a = P::load_aligned(after[t] + i);
-                           product[v].store_aligned(after[t] + i);
+                           write(t, i, product[v]).store_aligned(after[t] + i);
                            product[v] = decayed(product[v] * a);
                          }
                      });
+  }
+  template <class A, class Gate>
+  void multiply(index_t count, index_range features, const Gate& gate) noexcept {
+    const auto product = [](index_t, index_t, pack<T, A> x) { return x; };
+    multiply<A>(count, features, gate, product, product);
   }
 };
 

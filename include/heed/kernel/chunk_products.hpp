@@ -126,6 +126,13 @@ HEED_INLINE void sum_product(index_range rows, index_range features, const Init&
       rows, features, no_terms{}, [&](index_t row, int v, pack<T, A>) { return init(row, v); }, terms, emit, ahead);
 }
 
+template <class T, class A, class Init, class Terms, class Emit>
+HEED_INLINE void sum_product(index_range rows, index_range features, const Init& init, const Terms& terms,
+                             const Emit& emit) noexcept {
+  prefetcher nothing;
+  sum_product<T, A>(rows, features, init, terms, emit, nothing);
+}
+
 /// Rows of a chunk, transposed: panels of one vector of rows each, [feature][row].
 template <class T>
 struct row_panels {

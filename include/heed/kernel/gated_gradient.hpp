@@ -24,20 +24,30 @@ struct gated_writes {
   gated_writes(scratch_cursor& memory, index_t tokens, index_t of_features) noexcept
       : decay(memory, tokens, of_features),
         writes(take_rows<T>(memory, tokens, of_features)),
-        left(take_rows<T>(memory, tokens, of_features)),
         panels(take_panels<T, A>(memory, tokens, of_features)),
-        features(of_features) {}
+        features(of_features),
+        left_(take_rows<T>(memory, tokens, of_features)) {}
 
-  /// From rows Y and gate(t, i). Panels are for gradients alone.
+  /// From rows Y and gate(t, i), for the state after the chunk.
   template <class S, class Gate>
   void prepare(row_span<const S> rows, index_t tokens, const Gate& gate) noexcept {
     count = tokens;
+    decay.template multiply<A>(
+        count, {0, features}, gate, [](index_t, index_t, P product) { return product; },
+        [&](index_t t, index_t i, P product) {
+          return load_some<T, A>(rows[t] + i, static_cast<int>(std::min<index_t>(P::lanes, features - i))) * product;
+        });
+    left = decay.after;
+  }
+  /// The same for gradients too.
+  template <class S, class Gate>
+  void prepare_all(row_span<const S> rows, index_t tokens, const Gate& gate) noexcept {
+    count = tokens;
     decay.template multiply<A>(count, {0, features}, gate);
     copy_rows<T, A>(rows, 0, count, features, writes, [](index_t, index_t, P x) { return x; });
+    left = left_;
     copy_rows<T, A>(row_span<const T>(writes), 0, count, features, left,
                     [&](index_t t, index_t i, P x) { return x * decay.template after_at<A>(t, i); });
-  }
-  void prepare_panels() noexcept {
     transpose_rows<T, A>(row_span<const T>(left), count, panels, [&](index_t i) { return P(decay.inverse[i]); });
   }
 
@@ -46,6 +56,9 @@ struct gated_writes {
   row_span<T> writes, left;
   row_panels<T> panels;
   index_t features = 0, count = 0;
+
+ private:
+  row_span<T> left_;
 };
 
 /// One recurrence: its plain side, its reads, and its gradients. Rows are tokens.

@@ -34,33 +34,35 @@ struct linear_call {
   index_t row(const recurrence_stream& stream, index_t t) const noexcept {
     return stream.first_token + (reverse ? stream.tokens - 1 - t : t);
   }
+  /// Whether a query head has one gate for all tokens, and so a state of its own.
+  bool constant() const noexcept { return slopes.extent(0) > 0; }
   T token_log_gate(const recurrence_stream& stream, index_t t) const noexcept {
-    return slopes ? -slopes[stream.state_head] : token_gates(stream.batch, stream.kv_head, row(stream, t));
+    return constant() ? -slopes[stream.state_head] : token_gates(stream.batch, stream.kv_head, row(stream, t));
   }
   index_t chunk_tokens() const noexcept {
     return std::min(chunk, std::max<index_t>(std::max(q.extent(2), k.extent(2)), 1));
   }
   stream_numbering streams() const noexcept {
-    return {cu ? cu.size() - 1 : q.extent(0),   q.extent(1), k.extent(1),
-            slopes ? q.extent(1) : k.extent(1), k.extent(2), cu};
+    return {cu ? cu.size() - 1 : q.extent(0),       q.extent(1), k.extent(1),
+            constant() ? q.extent(1) : k.extent(1), k.extent(2), cu};
   }
 };
 
 /// Gates of one number a token, and what they multiply up to within a chunk.
 template <class T>
 struct token_decay {
-  T* gate = nullptr;   ///< [t]
-  T* until = nullptr;  ///< [t]: product of the gates up to t, its own included
-  T* after = nullptr;  ///< [t]: product of the gates after t
-  T* faded = nullptr;  ///< [j]: product of the gates of tokens j + 1 .. t, while t goes up
+  T* gate = nullptr;         ///< [t]
+  T* until = nullptr;        ///< [t]: product of the gates up to t, its own included
+  const T* after = nullptr;  ///< [t]: product of the gates after t
   T total = T(1);
 
   token_decay() = default;
-  token_decay(scratch_cursor& memory, index_t tokens) noexcept
-      : gate(memory.take<T>(tokens)),
-        until(memory.take<T>(tokens)),
-        after(memory.take<T>(tokens)),
-        faded(memory.take<T>(round_up(tokens, cache_line))) {}
+  token_decay(scratch_cursor& memory, index_t of_tokens) noexcept
+      : gate(memory.take<T>(of_tokens)),
+        until(memory.take<T>(of_tokens)),
+        tokens(of_tokens),
+        products(memory.take<T>(of_tokens)),
+        faded(memory.take<T>(of_tokens + cache_line)) {}
 
   static T flushed(T x) noexcept { return x < negligible_decay<T> ? T(0) : x; }
 
@@ -72,26 +74,57 @@ struct token_decay {
     for (index_t t = 0; t < count; ++t) until[t] = total = flushed(total * gate[t]);
     T product = T(1);
     for (index_t t = count - 1; t >= 0; --t) {
-      after[t] = product;
+      products[t] = product;
       product = flushed(product * gate[t]);
     }
+    after = products;
+  }
+
+  /// From one log gate for all tokens. Its powers are kept as long as it stays.
+  void repeat(index_t count, T log_gate) noexcept {
+    if (!(log_gate == repeated)) {
+      repeated = log_gate;
+      for (index_t t = 0; t < tokens; ++t) until[t] = power(t + 1);
+      for (index_t t = 0; t < tokens; ++t) faded[t] = t + 1 == tokens ? T(1) : until[tokens - 2 - t];
+      std::fill_n(faded + tokens, cache_line, T(0));
+    }
+    after = faded + (tokens - count);
+    total = until[count - 1];
   }
 
   /// weights[t][j] *= product of the gates of tokens j + 1 .. t, for j <= t and rows [begin, end).
   template <class A>
   HEED_NOINLINE void fade(row_span<T> weights, index_t begin, index_t end) const noexcept {
     using P = pack<T, A>;
+    const auto fade_row = [&](index_t t, const T* products_of_row) {
+      for (index_t j = 0; j <= t; j += P::lanes)
+        (P::load_aligned(weights[t] + j) * P::load(products_of_row + j)).store_aligned(weights[t] + j);
+    };
+    if (repeated <= 0) {
+      for (index_t t = begin; t < end; ++t) fade_row(t, faded + (tokens - 1 - t));
+      return;
+    }
     std::fill_n(faded, round_up(end, P::lanes), T(0));
     for (index_t t = 0; t < end; ++t) {
       const P a(gate[t]);
       for (index_t j = 0; j < t; j += P::lanes)
         without_negligible(P::load_aligned(faded + j) * a).store_aligned(faded + j);
       faded[t] = T(1);
-      if (t >= begin)
-        for (index_t j = 0; j <= t; j += P::lanes)
-          (P::load_aligned(weights[t] + j) * P::load_aligned(faded + j)).store_aligned(weights[t] + j);
+      if (t >= begin) fade_row(t, faded);
     }
   }
+
+ private:
+  T power(index_t exponent) const noexcept {
+    return flushed(static_cast<T>(std::exp(static_cast<double>(repeated) * static_cast<double>(exponent))));
+  }
+
+  index_t tokens = 0;
+  T* products = nullptr;
+  /// [j]: product of the gates of tokens j + 1 .. t, while t goes up; or, of a gate that is repeated, its powers
+  /// tokens - 1 - j, then zeros.
+  T* faded = nullptr;
+  T repeated = std::numeric_limits<T>::quiet_NaN();
 };
 
 /// Where a walk over chunks finds its rows. These: keys, queries and values as the tensors have them, outputs in their
@@ -239,19 +272,35 @@ class linear_forward_chunks {
     rows_.prepare(space.rows, stream, span, features, state + rows_.features() * pitch());
     const auto keys = rows_.keys(space.rows, stream, span);
     if constexpr (Kind == gate_kind::feature) {
-      space.decay.template multiply<A>(span.count, features, gates(space, stream, span));
-      for (index_t t = 0; t < span.count; ++t)
-        for (index_t i = features.low; i < features.high; i += P::lanes) {
-          const int some = static_cast<int>(std::min<index_t>(P::lanes, features.high - i));
-          (load_some<T, A>(keys[t] + i, some) * space.decay.template after_at<A>(t, i))
-              .store_aligned(space.key_copies[t] + i);
-        }
-      space.keys = space.key_copies;
+      const auto some = [&](index_t i) { return static_cast<int>(std::min<index_t>(P::lanes, call_.features() - i)); };
+      const auto written = [&](index_t t, index_t i, P product) {
+        return load_some<T, A>(keys[t] + i, some(i)) * product;
+      };
+      const index_range seen = tokens_of_queries(stream, span);
+      if (stream.heads == 1) {
+        const auto queries =
+            rows_.queries(space.rows, stream, stream.first_head, first_query(span), seen.low, seen.high);
+        space.decay.template multiply<A>(
+            span.count, features, gates(space, stream, span),
+            [&](index_t t, index_t i, P product) {
+              if (t < seen.low || t >= seen.high) return product;
+              return load_some<T, A>(queries[t] + i, some(i)) * product;
+            },
+            written);
+      } else {
+        space.decay.template multiply<A>(
+            span.count, features, gates(space, stream, span), [](index_t, index_t, P product) { return product; },
+            written);
+      }
+      space.keys = space.decay.after;
     } else {
       space.keys = rows_for_scalars<T, A>(keys, 0, span.count, call_.features(), space.key_copies);
     }
     if constexpr (Kind == gate_kind::token) {
-      space.token.template multiply<A>(span.count, token_log_gates(stream, span));
+      if (call_.constant())
+        space.token.repeat(span.count, call_.token_log_gate(stream, span.first));
+      else
+        space.token.template multiply<A>(span.count, token_log_gates(stream, span));
       copy_rows<T, A>(stream_rows(call_.v, stream, stream.kv_head, span.first, call_.reverse), 0, span.count,
                       call_.value_features(), space.faded_values,
                       [&](index_t t, index_t, P x) { return x * P(space.token.after[t]); });
@@ -259,8 +308,7 @@ class linear_forward_chunks {
   }
 
   void attend(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
-    const index_t begin = std::clamp<index_t>(call_.offset - span.first, 0, span.count);
-    const index_t end = std::clamp<index_t>(call_.offset + queries_of(stream) - span.first, 0, span.count);
+    const auto [begin, end] = tokens_of_queries(stream, span);
     if (begin == end) return;
     if constexpr (Rows::weighs)
       rows_.prepare_weights(space.rows, span.count);
@@ -272,14 +320,17 @@ class linear_forward_chunks {
     const row_span<const T> weights = space.weights;
     const P scale(static_cast<T>(call_.scale));
     for (index_t h = 0; h < stream.heads; ++h) {
-      const index_t head = stream.first_head + h, first = span.first - (call_.reverse ? 0 : call_.offset);
+      const index_t head = stream.first_head + h, first = first_query(span);
       const auto queries = rows_.queries(space.rows, stream, head, first, begin, end);
       const auto out = rows_.outputs(space.rows, stream, head, first);
       row_span<const T> faded = space.query_copies;
-      if constexpr (Kind == gate_kind::feature)
-        copy_rows<T, A>(queries, begin, end, call_.features(), space.query_copies,
-                        [&](index_t t, index_t i, P x) { return x * space.decay.template until_at<A>(t, i); });
-      else
+      if constexpr (Kind == gate_kind::feature) {
+        if (stream.heads == 1)
+          faded = space.decay.until;
+        else
+          copy_rows<T, A>(queries, begin, end, call_.features(), space.query_copies,
+                          [&](index_t t, index_t i, P x) { return x * space.decay.template until_at<A>(t, i); });
+      } else
         faded = rows_for_scalars<T, A>(queries, begin, end, call_.features(), space.query_copies);
       if constexpr (Rows::weighs)
         rows_.weigh(space.rows, {begin, end}, space.weights, space.ahead);
@@ -345,6 +396,13 @@ class linear_forward_chunks {
   }
 
  private:
+  /// Tokens of a chunk that have a query, and the number of the query that its first token has or would have.
+  index_range tokens_of_queries(const recurrence_stream& stream, chunk_span span) const noexcept {
+    return {std::clamp<index_t>(call_.offset - span.first, 0, span.count),
+            std::clamp<index_t>(call_.offset + queries_of(stream) - span.first, 0, span.count)};
+  }
+  index_t first_query(chunk_span span) const noexcept { return span.first - (call_.reverse ? 0 : call_.offset); }
+
   /// The gates of a vector of features of a token.
   auto gates(const workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
     return gate_rows<A>(rows_.log_gates(space.rows, stream, span), call_.features());

@@ -20,6 +20,8 @@ struct linear_gradient_call {
   view<T, 3> dtoken_gates;
   view<T, 4> dinitial_state;
   view<const T, 4> dfinal_state;
+  /// By the slopes of each sequence, if wanted: [B,H], or [S,H] of packed sequences.
+  view<T, 2> dslopes;
 };
 
 /// Rows as the tensors have them, for linear_backward_chunks.
@@ -86,6 +88,7 @@ class linear_backward_chunks {
     rows_.load_state(stream, state, 1, pitch(), extra(state));
   }
   void load_gradient(const recurrence_stream& stream, T* gradient) const noexcept {
+    if (call_.dslopes) call_.dslopes(stream.sequence, stream.state_head) = T(0);
     std::fill_n(gradient, state_size(), T(0));
     if (!call_.dfinal_state) return;
     for (index_t d = 0; d < features(); ++d)
@@ -101,15 +104,17 @@ class linear_backward_chunks {
 
   void advance(workspace& space, const recurrence_stream& stream, chunk_span span, const T* from,
                T* to) const noexcept {
-    prepare(space, stream, span, from);
+    prepare(space, stream, span, from, false);
+    const index_t next = span.first + span.count;
+    call(space, stream, next, std::min(span.count, stream.tokens - next), false);
     space.core.advance(space.gated, from, to);
     rows_.advance(space.rows, extra(to), {0, features()});
   }
 
   void retreat(workspace& space, const recurrence_stream& stream, chunk_span span, const T* before, const T* after,
                const T* later, T* earlier) const noexcept {
-    prepare(space, stream, span, before);
-    space.gated.prepare_panels();
+    prepare(space, stream, span, before, true);
+    call(space, stream, span.first - chunk(), span.first == 0 ? 0 : chunk(), true);
     auto& core = space.core;
     const index_t begin = std::clamp<index_t>(call_.forward.offset - span.first, 0, span.count);
     const index_t end = std::clamp<index_t>(call_.forward.offset + queries_of(stream) - span.first, 0, span.count);
@@ -127,12 +132,12 @@ class linear_backward_chunks {
                 .store_aligned(space.gate_rows[t] + i);
           }
     }
+    if constexpr (Kind != gate_kind::none)
+      if (call_.dfeature_gates || call_.dtoken_gates || call_.dslopes) {
+        core.differentiate_gates(space.gated, after, later, space.gate_rows);
+        store_gates(row_span<const T>(space.gate_rows), stream, span);
+      }
     store_writes(space, stream, span);
-    if constexpr (Kind != gate_kind::none) {
-      if (!call_.dfeature_gates && !call_.dtoken_gates) return;
-      core.differentiate_gates(space.gated, after, later, space.gate_rows);
-      store_gates(row_span<const T>(space.gate_rows), stream, span);
-    }
   }
 
   /// Gradients by queries that see all that a state holds; they add to the gradient by the state.
@@ -149,7 +154,7 @@ class linear_backward_chunks {
   /// Gradients by keys and values that the last state holds.
   void differentiate_writes(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state,
                             const T* gradient) const noexcept {
-    prepare(space, stream, span, state);
+    prepare(space, stream, span, state, true);
     space.core.differentiate_writes(space.gated, gradient);
     store_writes(space, stream, span);
   }
@@ -166,10 +171,41 @@ class linear_backward_chunks {
     return state + rows_.columns() * pitch();
   }
 
-  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
+  /// What a state takes from a chunk, or what gradients take too.
+  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state,
+               bool gradients) const noexcept {
     rows_.prepare(space.rows, stream, span, {0, features()}, extra(state));
-    space.gated.prepare(rows_.keys(space.rows, stream, span), span.count, gates(space, stream, span));
+    const auto keys = rows_.keys(space.rows, stream, span);
+    if (gradients)
+      space.gated.prepare_all(keys, span.count, gates(space, stream, span));
+    else
+      space.gated.prepare(keys, span.count, gates(space, stream, span));
     space.core.plain_writes = space.rows.values;
+  }
+
+  /// Has products call the rows of a chunk that is next: of keys, values and gates, and for gradients of queries and
+  /// what arrives at outputs.
+  void call(workspace& space, const recurrence_stream& stream, index_t first, index_t count,
+            bool gradients) const noexcept {
+    space.core.ahead = {};
+    if (count <= 0) return;
+    const auto add = [&](const auto& tensor, index_t head, index_t from, index_t numbers) {
+      const auto rows = stream_rows(tensor, stream, head, from, reverse());
+      space.core.ahead.add(rows.data, rows.stride, count, numbers);
+    };
+    if constexpr (Kind == gate_kind::feature)
+      if (call_.forward.feature_gates) add(call_.forward.feature_gates, stream.kv_head, first, features());
+    add(call_.forward.k, stream.kv_head, first, call_.forward.k.extent(3));
+    add(call_.forward.v, stream.kv_head, first, value_features());
+    if (gradients && call_.forward.offset == 0)
+      for (index_t h = 0; h < stream.heads; ++h) {
+        add(call_.forward.q, stream.first_head + h, first, call_.forward.q.extent(3));
+        add(call_.dout, stream.first_head + h, first, value_features());
+      }
+    const index_t vectors = vectors_of<T, A>(features());
+    const index_t of_state = rows_.columns() * vectors;
+    space.core.ahead.spread(gradients ? stream.heads * (count * (vectors_of<T, A>(count) + 3 * vectors) + of_state)
+                                      : of_state);
   }
 
   /// Reads of a head, of which [begin, end) are there.
@@ -201,8 +237,9 @@ class linear_backward_chunks {
     if constexpr (Kind == gate_kind::feature) {
       return gate_rows<A>(rows_.log_gates(space.rows, stream, span), features());
     } else if constexpr (Kind == gate_kind::token) {
-      return [this, stream, span](index_t t, index_t) {
-        return gate_of(P(call_.forward.token_log_gate(stream, span.first + t)));
+      const P first = gate_of(P(call_.forward.token_log_gate(stream, span.first)));
+      return [this, stream, span, first](index_t t, index_t) {
+        return call_.forward.constant() ? first : gate_of(P(call_.forward.token_log_gate(stream, span.first + t)));
       };
     } else {
       return [](index_t, index_t) { return P(T(1)); };
@@ -229,7 +266,10 @@ class linear_backward_chunks {
       for (index_t t = 0; t < span.count; ++t) {
         P sum(T(0));
         for_vectors<T, A>(features(), [&](index_t i, int some) { sum += load_some<T, A>(rows[t] + i, some); });
-        call_.dtoken_gates(stream.batch, stream.kv_head, call_.forward.row(stream, span.first + t)) = reduce_add(sum);
+        if (call_.forward.constant())
+          call_.dslopes(stream.sequence, stream.state_head) -= reduce_add(sum);
+        else
+          call_.dtoken_gates(stream.batch, stream.kv_head, call_.forward.row(stream, span.first + t)) = reduce_add(sum);
       }
     }
   }

@@ -5,7 +5,6 @@
 #include <heed/kernel/softmax_checks.hpp>
 
 #include <algorithm>
-#include <tuple>
 
 HEED_ARCH_BEGIN
 namespace detail {
@@ -101,14 +100,43 @@ HEED_COLD void check_recurrence_gradients(const checker& check, const view<const
   check_packed_tokens(check, q, k, cu);
 }
 
-/// No output may overlap an input or another output: `outputs` are (view, name) in turn.
-template <class... Inputs>
-HEED_COLD void check_apart(const checker&, const std::tuple<Inputs...>&) {}
-template <class... Inputs, class Output, class... Others>
-HEED_COLD void check_apart(const checker& check, const std::tuple<Inputs...>& inputs, const Output& output,
-                           const char* name, const Others&... others) {
-  std::apply([&](const auto&... input) { check_aliasing(check, output, name, input...); }, inputs);
-  check_apart(check, std::tuple_cat(inputs, std::tie(output)), others...);
+/// The memory of tensors of any type and rank. Not a std::tuple of views, whose functions would be symbols that
+/// translation units for different machines share.
+struct footprint_list {
+  static constexpr int most_inputs = 16, most_outputs = 8;
+  footprint items[most_inputs + most_outputs];
+  int count = 0;
+
+  template <class T, int Rank>
+  void add(const view<T, Rank>& tensor) noexcept {
+    items[count++] = footprint_of(tensor);
+  }
+};
+
+template <class... Views>
+footprint_list memory_of(const Views&... views) noexcept {
+  static_assert(sizeof...(Views) <= footprint_list::most_inputs);
+  footprint_list list;
+  (list.add(views), ...);
+  return list;
+}
+
+HEED_COLD inline void check_output_apart(const checker& check, const footprint_list& others, const footprint& output,
+                                         const char* name) {
+  for (int i = 0; i < others.count; ++i)
+    check.require(disjoint(output, others.items[i]), name, "no overlap with another tensor of the call",
+                  "overlapping memory");
+}
+
+/// No output may overlap an input or another output: after the inputs come outputs and their names in turn.
+inline void check_apart(const checker&, const footprint_list&) noexcept {}
+template <class Output, class... Others>
+HEED_COLD void check_apart(const checker& check, footprint_list others, const Output& output, const char* name,
+                           const Others&... outputs) {
+  static_assert(sizeof...(Others) / 2 < footprint_list::most_outputs);
+  check_output_apart(check, others, footprint_of(output), name);
+  others.add(output);
+  check_apart(check, others, outputs...);
 }
 
 }  // namespace detail

@@ -95,9 +95,10 @@ class linear_steps {
         for (index_t i = 0; i < features; i += P::lanes) gate.store_aligned(space.gate + i);
       }
       constexpr gate_side side = Kind == gate_kind::none ? gate_side::none : gate_side::rows;
-      step_state<side, T, A>(state.data(), state.stride(0), features, value_features,
-                             {space.key, space.value, Kind == gate_kind::none ? nullptr : space.gate, nullptr},
-                             stream.heads, space.reads.data, space.reads.stride, space.sums.data, space.sums.stride);
+      write_and_read<side, T, A>(state.data(), state.stride(0), features, value_features,
+                                 {space.key, space.value, Kind == gate_kind::none ? nullptr : space.gate, nullptr},
+                                 stream.heads, space.reads.data, space.reads.stride, space.sums.data,
+                                 space.sums.stride);
       for (index_t h = 0; h < stream.heads; ++h)
         store_row<T, A>(space.sums[h], value_features, &call_.out(stream.batch, stream.first_head + h, t, 0));
     }
@@ -110,15 +111,16 @@ class linear_steps {
   view<T, 4> state_;
 };
 
-/// Tokens of Gated Slot Attention.
-template <class A, class S>
+/// Tokens of Gated Slot Attention. Controlled writes have a third state, z [B,G,slots].
+template <class A, class S, slot_writes Writes = slot_writes::given>
 class slot_steps {
  public:
   using T = accumulator_t<S>;
   using P = pack<T, A>;
 
-  slot_steps(const slot_call<S>& call, const view<T, 4>& keys, const view<T, 4>& values) noexcept
-      : call_(call), keys_(keys), values_(values) {}
+  slot_steps(const slot_call<S>& call, const view<T, 4>& keys, const view<T, 4>& values,
+             const view<T, 3>& sums = {}) noexcept
+      : call_(call), keys_(keys), values_(values), sums_(sums) {}
 
   struct workspace {
     workspace(const slot_steps& op, scratch_cursor& memory) noexcept
@@ -143,17 +145,16 @@ class slot_steps {
     for (index_t t = 0; t < stream.tokens; ++t) {
       load_row<T, A>(&call_.k(stream.batch, stream.kv_head, t, 0), features, space.key);
       load_row<T, A>(&call_.v(stream.batch, stream.kv_head, t, 0), value_features, space.value);
-      load_row<T, A>(&call_.strengths(stream.batch, stream.kv_head, t, 0), slots, space.strength);
-      load_gates<T, A>(&call_.gates(stream.batch, stream.kv_head, t, 0), slots, space.gate);
+      prepare_write(space, stream, t);
       for (index_t h = 0; h < stream.heads; ++h)
         load_row<T, A>(&call_.q(stream.batch, stream.first_head + h, t, 0), features, space.queries[h], scale);
-      step_state<gate_side::columns, T, A>(
+      write_and_read<gate_side::columns, T, A>(
           keys.data(), keys.stride(0), features, slots, {space.key, space.strength, nullptr, space.gate}, stream.heads,
           space.queries.data, space.queries.stride, space.reads.data, space.reads.stride);
       softmax_over_slots<T, A>(space.reads, stream.heads, slots);
-      step_state<gate_side::rows, T, A>(values.data(), values.stride(0), slots, value_features,
-                                        {space.strength, space.value, space.gate, nullptr}, stream.heads,
-                                        space.reads.data, space.reads.stride, space.sums.data, space.sums.stride);
+      write_and_read<gate_side::rows, T, A>(values.data(), values.stride(0), slots, value_features,
+                                            {space.strength, space.value, space.gate, nullptr}, stream.heads,
+                                            space.reads.data, space.reads.stride, space.sums.data, space.sums.stride);
       for (index_t h = 0; h < stream.heads; ++h)
         store_row<T, A>(space.sums[h], value_features, &call_.out(stream.batch, stream.first_head + h, t, 0));
     }
@@ -162,8 +163,25 @@ class slot_steps {
  private:
   index_t heads() const noexcept { return streams().states == 0 ? 0 : call_.q.extent(1) / streams().states; }
 
+  void prepare_write(workspace& space, const recurrence_stream& stream, index_t t) const noexcept {
+    const T* const strengths = &call_.strengths(stream.batch, stream.kv_head, t, 0);
+    if constexpr (Writes == slot_writes::controlled) {
+      T* const sums = &sums_(stream.sequence, stream.state_head, 0);
+      for_vectors<T, A>(call_.slots(), [&](index_t i, int some) {
+        const slot_control<T, A> write(load_some<T, A>(strengths + i, some), load_some<T, A>(sums + i, some));
+        write.strength.store_aligned(space.strength + i);
+        write.gate.store_aligned(space.gate + i);
+        store_some(sums + i, write.sum, some);
+      });
+    } else {
+      load_row<T, A>(strengths, call_.slots(), space.strength);
+      load_gates<T, A>(&call_.gates(stream.batch, stream.kv_head, t, 0), call_.slots(), space.gate);
+    }
+  }
+
   const slot_call<S>& call_;
   view<T, 4> keys_, values_;
+  view<T, 3> sums_;
 };
 
 }  // namespace detail

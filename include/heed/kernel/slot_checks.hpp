@@ -7,15 +7,22 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
-/// Write strengths and gates [B,G,N,S] of keys.
+/// Write strengths, or what they are made of, [B,G,N,S], of keys.
+template <class S, class T>
+HEED_COLD void check_slot_strengths(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k,
+                                    const view<const T, 4>& s) {
+  check.extent(k, "k", 2, q.extent(2), "N, as q");
+  check.tensor(s, "s");
+  for (int axis = 0; axis < 3; ++axis) check.extent(s, "s", axis, k.extent(axis), "as k");
+  check.require(s.extent(3) >= 1, "s.extent(3) (S)", "at least 1", s.extent(3));
+}
+
+/// The same with gates.
 template <class S, class T>
 HEED_COLD void check_slot_writes(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k,
                                  const view<const T, 4>& s, const view<const T, 4>& g) {
-  check.extent(k, "k", 2, q.extent(2), "N, as q");
-  check.tensor(s, "s");
+  check_slot_strengths(check, q, k, s);
   check.tensor(g, "g");
-  for (int axis = 0; axis < 3; ++axis) check.extent(s, "s", axis, k.extent(axis), "as k");
-  check.require(s.extent(3) >= 1, "s.extent(3) (S)", "at least 1", s.extent(3));
   for (int axis = 0; axis < 4; ++axis) check.extent(g, "g", axis, s.extent(axis), "as s");
 }
 

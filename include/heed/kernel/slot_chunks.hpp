@@ -4,6 +4,7 @@
 
 #include <heed/kernel/chunk_decay.hpp>
 #include <heed/kernel/recurrence_streams.hpp>
+#include <heed/kernel/slot_controls.hpp>
 
 HEED_ARCH_BEGIN
 namespace detail {
@@ -12,7 +13,7 @@ template <class S>
 struct slot_call {
   using T = accumulator_t<S>;
   view<const S, 4> q, k, v;
-  /// Write strengths and log gates, [B,G,N,slots].
+  /// Write strengths and log gates, [B,G,N,slots]. If writes are controlled: logits, and none.
   view<const T, 4> strengths, gates;
   view<S, 4> out;
   /// [B,H,N,slots], if wanted.
@@ -22,6 +23,9 @@ struct slot_call {
   sequence_offsets cu;
   double scale;
   index_t chunk;
+  /// [B,G,slots]: z of controlled writes.
+  view<const T, 3> initial_sums{};
+  view<T, 3> final_sums{};
 
   index_t features() const noexcept { return k.extent(3); }
   index_t slots() const noexcept { return strengths.extent(3); }
@@ -32,17 +36,20 @@ struct slot_call {
   }
 };
 
-/// Both states of a stream in one block: keys [D][slots], then values [slots][E].
+/// The states of a stream in one block: keys [D][slots], values [slots][E], and z [slots] of controlled writes.
 template <class T>
 struct slot_states {
   row_span<T> keys, values;
+  T* sums;
 
-  static index_t size(index_t features, index_t slots, index_t value_features) noexcept {
-    return features * conflict_free_pitch<T>(slots) + slots * conflict_free_pitch<T>(value_features);
+  static index_t size(index_t features, index_t slots, index_t value_features, slot_writes writes) noexcept {
+    const index_t rows = features + (writes == slot_writes::controlled ? 1 : 0);
+    return rows * conflict_free_pitch<T>(slots) + slots * conflict_free_pitch<T>(value_features);
   }
   slot_states(T* data, index_t features, index_t slots, index_t value_features) noexcept
       : keys{data, conflict_free_pitch<T>(slots)},
-        values{data + features * conflict_free_pitch<T>(slots), conflict_free_pitch<T>(value_features)} {}
+        values{data + features * conflict_free_pitch<T>(slots), conflict_free_pitch<T>(value_features)},
+        sums(values[slots]) {}
 };
 
 /// rows[t] = softmax(rows[t]) for t < count: of `slots` numbers, padded to whole vectors with anything.
@@ -82,7 +89,7 @@ HEED_NOINLINE void softmax_over_slots(row_span<T> rows, index_t count, index_t s
   }
 }
 
-template <class A, class S>
+template <class A, class S, slot_writes Writes = slot_writes::given>
 class slot_forward_chunks {
  public:
   using T = accumulator_t<S>;
@@ -97,7 +104,6 @@ class slot_forward_chunks {
       key_copies = take_rows<T>(memory, tokens, features);
       value_copies = take_rows<T>(memory, tokens, op.call_.value_features());
       out_copies = take_rows<T>(memory, tokens, op.call_.value_features());
-      written = take_rows<T>(memory, tokens, slots);
       faded = take_rows<T>(memory, tokens, slots);
       reads = take_rows<T>(memory, tokens, slots);
       faded_reads = take_rows<T>(memory, tokens, slots);
@@ -105,6 +111,7 @@ class slot_forward_chunks {
       slot_panels = take_panels<T, A>(memory, tokens, slots);
       weights = take_rows<T>(memory, tokens, tokens);
       decay = chunk_decay<T>(memory, tokens, slots);
+      if constexpr (controlled) control = controlled_writes<T>(memory, tokens, slots);
       // Products leave what is above their diagonal alone, and others read some of it.
       if (weights.data != nullptr) std::fill_n(weights.data, tokens * weights.stride, T(0));
     }
@@ -115,7 +122,8 @@ class slot_forward_chunks {
     row_panels<T> key_panels, slot_panels;
     row_span<T> weights;
     chunk_decay<T> decay;
-    row_span<const T> keys, values;
+    controlled_writes<T> control;
+    row_span<const T> keys, values, strengths;
     prefetcher ahead;
     index_t count = 0;
   };
@@ -124,13 +132,17 @@ class slot_forward_chunks {
   index_t chunk() const noexcept { return call_.chunk_tokens(); }
   index_t gated_features() const noexcept { return call_.slots(); }
   index_t state_size() const noexcept {
-    return slot_states<T>::size(call_.features(), call_.slots(), call_.value_features());
+    return slot_states<T>::size(call_.features(), call_.slots(), call_.value_features(), Writes);
   }
 
   void load_state(const recurrence_stream& stream, T* state) const noexcept {
     std::fill_n(state, state_size(), T(0));
-    if (!call_.initial_keys) return;
     const slot_states<T> to = states(state);
+    if constexpr (controlled)
+      for (index_t m = 0; m < call_.slots(); ++m)
+        to.sums[m] = call_.initial_sums ? call_.initial_sums(stream.sequence, stream.state_head, m)
+                                        : -std::numeric_limits<T>::infinity();
+    if (!call_.initial_keys) return;
     for (index_t d = 0; d < call_.features(); ++d)
       std::copy_n(&call_.initial_keys(stream.sequence, stream.state_head, d, 0), call_.slots(), to.keys[d]);
     for (index_t m = 0; m < call_.slots(); ++m)
@@ -139,8 +151,12 @@ class slot_forward_chunks {
   }
 
   void finish(const recurrence_stream& stream, const T* state) const noexcept {
-    if (!call_.final_keys) return;
     const slot_states<const T> from = states(state);
+    if constexpr (controlled)
+      if (call_.final_sums)
+        for (index_t m = 0; m < call_.slots(); ++m)
+          call_.final_sums(stream.sequence, stream.state_head, m) = from.sums[m];
+    if (!call_.final_keys) return;
     for (index_t d = 0; d < call_.features(); ++d)
       std::copy_n(from.keys[d], call_.slots(), &call_.final_keys(stream.sequence, stream.state_head, d, 0));
     for (index_t m = 0; m < call_.slots(); ++m)
@@ -149,18 +165,23 @@ class slot_forward_chunks {
   }
 
   void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, index_range slots,
-               const T*) const noexcept {
+               const T* state) const noexcept {
     space.count = span.count;
     const auto keys = stream_rows(call_.k, stream, stream.kv_head, span.first, false);
     const auto values = stream_rows(call_.v, stream, stream.kv_head, span.first, false);
-    const auto strengths = stream_rows(call_.strengths, stream, stream.kv_head, span.first, false);
-    space.decay.template multiply<A>(span.count, slots, gates(stream, span));
-    for (index_t t = 0; t < span.count; ++t)
-      for (index_t i = slots.low; i < slots.high; i += P::lanes) {
-        const int some = static_cast<int>(std::min<index_t>(P::lanes, slots.high - i));
-        (load_some<T, A>(strengths[t] + i, some) * space.decay.template after_at<A>(t, i))
-            .store_aligned(space.written[t] + i);
-      }
+    space.strengths = stream_rows(call_.strengths, stream, stream.kv_head, span.first, false);
+    if constexpr (controlled) {
+      space.control.template prepare<A>(space.strengths, span.count, states(state).sums, slots);
+      space.strengths = space.control.strengths;
+    }
+    space.decay.template multiply<A>(
+        span.count, slots, gates(space, stream, span), [](index_t, index_t, P product) { return product; },
+        [&](index_t t, index_t m, P product) {
+          return load_some<T, A>(space.strengths[t] + m,
+                                 static_cast<int>(std::min<index_t>(P::lanes, call_.slots() - m))) *
+                 product;
+        });
+    space.written = space.decay.after;
     space.keys = rows_for_scalars<T, A>(keys, 0, span.count, call_.features(), space.key_copies);
     space.values = rows_for_vectors<T, A>(values, 0, span.count, call_.value_features(), space.value_copies);
   }
@@ -256,17 +277,24 @@ class slot_forward_chunks {
         },
         transposed_times(row_span<const T>(space.written), space.values, space.count),
         [&](index_t m, int v, P sum) { sum.store_aligned(after.values[m] + v * P::lanes); }, space.ahead);
+    if constexpr (controlled)
+      std::copy(space.control.sums + slots.low, space.control.sums + slots.high, after.sums + slots.low);
   }
 
  private:
+  static constexpr bool controlled = Writes == slot_writes::controlled;
+
   template <class U>
   slot_states<U> states(U* data) const noexcept {
     return {data, call_.features(), call_.slots(), call_.value_features()};
   }
 
   /// The gates of a vector of slots of a token.
-  auto gates(const recurrence_stream& stream, chunk_span span) const noexcept {
-    return gate_rows<A>(stream_rows(call_.gates, stream, stream.kv_head, span.first, false), call_.slots());
+  auto gates(const workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
+    if constexpr (controlled)
+      return space.control.template gate_rows<A>();
+    else
+      return gate_rows<A>(stream_rows(call_.gates, stream, stream.kv_head, span.first, false), call_.slots());
   }
 
   /// Has products call the rows of the chunk after `span`.
@@ -278,7 +306,7 @@ class slot_forward_chunks {
       const auto rows = stream_rows(tensor, stream, head, next, false);
       space.ahead.add(rows.data, rows.stride, count, features);
     };
-    add(call_.gates, stream.kv_head, call_.slots());
+    if constexpr (!controlled) add(call_.gates, stream.kv_head, call_.slots());
     add(call_.strengths, stream.kv_head, call_.slots());
     add(call_.k, stream.kv_head, call_.features());
     add(call_.v, stream.kv_head, call_.value_features());
@@ -293,9 +321,9 @@ class slot_forward_chunks {
   template <class Visit>
   void fade_writes(workspace& space, const recurrence_stream& stream, chunk_span span,
                    const Visit& visit) const noexcept {
-    copy_rows<T, A>(stream_rows(call_.strengths, stream, stream.kv_head, span.first, false), 0, span.count,
-                    call_.slots(), space.faded, [](index_t, index_t, P x) { return x; });
-    decay_downward<T, A>(span.count, call_.slots(), space.faded, gates(stream, span), visit);
+    copy_rows<T, A>(space.strengths, 0, span.count, call_.slots(), space.faded,
+                    [](index_t, index_t, P x) { return x; });
+    decay_downward<T, A>(span.count, call_.slots(), space.faded, gates(space, stream, span), visit);
   }
 
   const slot_call<S>& call_;

@@ -152,12 +152,15 @@ HEED_COLD void check_sink_gradient(const checker& check, const view<const S, 4>&
   check_head_gradient(check, q, dsink, "options.dsink");
 }
 
+/// `name`, `gradient_name`: of the two, as in options.bias and options.dbias.
 template <class S>
-HEED_COLD void check_bias_gradient(const checker& check, const view<const S, 4>& bias, const view<S, 4>& dbias) {
+HEED_COLD void check_bias_gradient(const checker& check, const view<const S, 4>& bias, const view<S, 4>& dbias,
+                                   const char* name = "options.bias", const char* gradient_name = "options.dbias") {
   if (!dbias) return;
-  check.require(static_cast<bool>(bias), "options.dbias", "none without a bias", "an output");
-  check.output(dbias, "options.dbias");
-  for (int axis = 0; axis < 4; ++axis) check.extent(dbias, "options.dbias", axis, bias.extent(axis), "as options.bias");
+  check.require(static_cast<bool>(bias), gradient_name, "none without a bias", "an output");
+  check.output(dbias, gradient_name);
+  for (int axis = 0; axis < 4; ++axis)
+    check.extent(dbias, gradient_name, axis, bias.extent(axis), text("as %s", name).c_str());
 }
 
 /// Positions are handed to mods as int.
@@ -239,14 +242,14 @@ HEED_COLD void check_cache(const checker& check, const view<const S, 4>& q, cons
 /// The bias as [B,H,N,M], axes of extent 1 with stride 0.
 template <class S>
 view<const S, 4> broadcast_bias(const checker& check, view<const S, 4> bias, index_t batch, index_t heads,
-                                index_t queries, index_t keys) {
+                                index_t queries, index_t keys, const char* name = "options.bias") {
   if (!bias) return bias;
-  check.tensor(bias, "options.bias");
+  check.tensor(bias, name);
   const index_t full[4] = {batch, heads, queries, keys};
   for (int axis = 0; axis < 4; ++axis) {
     if (bias.extent(axis) == full[axis] && full[axis] != 1) continue;
     if (bias.extent(axis) != 1) [[unlikely]]
-      check.fail_with(text("options.bias.extent(%d)", axis).c_str(),
+      check.fail_with(text("%s.extent(%d)", name, axis).c_str(),
                       text("1 or %lld", static_cast<long long>(full[axis])).c_str(), show(bias.extent(axis)).c_str());
     bias = bias.broadcast(axis, full[axis]);
   }

@@ -83,8 +83,8 @@ void step_tail(T* state, index_t stride, index_t rows, const state_write<T>& wri
 
 /// Writes a token to a state, then reads it by all heads.
 template <gate_side Gates, class T, class A>
-void step_state(T* state, index_t stride, index_t rows, index_t columns, const state_write<T>& write, index_t heads,
-                const T* reads, index_t reads_pitch, T* sums, index_t sums_pitch) noexcept {
+void write_and_read(T* state, index_t stride, index_t rows, index_t columns, const state_write<T>& write, index_t heads,
+                    const T* reads, index_t reads_pitch, T* sums, index_t sums_pitch) noexcept {
   using shape = state_step_shape<T, A>;
   constexpr int width = lanes<T, A>;
   const auto columns_of = [&]<int Heads, bool Write>(index_t head) {

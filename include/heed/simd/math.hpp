@@ -165,7 +165,7 @@ HEED_INLINE pack<T, A> sigmoid(pack<T, A> x) noexcept {
   return pack<T, A>(T(1)) / (pack<T, A>(T(1)) + exp(-x));
 }
 
-/// Natural logarithm, log(1 + x): xsimd's, 1-2 ulp.
+/// Natural logarithm, log(1 + x), e^x - 1: xsimd's, 1-2 ulp.
 template <class T, class A>
 HEED_INLINE pack<T, A> log(pack<T, A> x) noexcept {
   return {log(x.value)};
@@ -173,6 +173,10 @@ HEED_INLINE pack<T, A> log(pack<T, A> x) noexcept {
 template <class T, class A>
 HEED_INLINE pack<T, A> log1p(pack<T, A> x) noexcept {
   return {log1p(x.value)};
+}
+template <class T, class A>
+HEED_INLINE pack<T, A> expm1(pack<T, A> x) noexcept {
+  return {expm1(x.value)};
 }
 
 /// x^exponent, one exponent for all lanes. Whole exponents up to 64, of either sign: products, |exponent| ulp. All

@@ -142,6 +142,9 @@ struct portable_batch {
   HEED_INLINE friend portable_batch log1p(portable_batch a) noexcept {
     return a.each_lane([](double x) { return __builtin_log1p(x); });
   }
+  HEED_INLINE friend portable_batch expm1(portable_batch a) noexcept {
+    return a.each_lane([](double x) { return __builtin_expm1(x); });
+  }
 
   /// Integers as real numbers of their width.
   HEED_INLINE friend auto to_float(portable_batch a) noexcept {

@@ -169,6 +169,15 @@ TEST_CASE("gates of 0 and of 1e-30 among others lose no digit of the gradients")
         }
 }
 
+TEST_CASE("gradients of gates above 1 follow the formula") {
+  for (const gates kind : gate_kinds) {
+    backward_problem<float> p({1, 4, 2, 150, 33, 20});
+    for (float& g : p.feature_gates) g = 0.1f + 0.2f * g;
+    for (float& g : p.token_gates) g = 0.1f + 0.2f * g;
+    CHECK(error_of<float>(p, kind, {.initial_state = p.initial_state, .dfinal_state = p.dfinal_state}) <= 1);
+  }
+}
+
 TEST_CASE("a gate of 0 has no gradient, and what it forgets none from later tokens") {
   for (const gates kind : gate_kinds) {
     backward_problem<float> p({1, 2, 1, 100, 12, 10});

@@ -10,9 +10,10 @@ using support::for_each_executor;
 
 namespace {
 
-/// Fewer recurrences than workers and more, longer than the chunks that are worked on at once, empty ones.
-const shape shapes[] = {
-    {1, 1, 1, 300, 33, 20}, {1, 4, 2, 150, 16, 8}, {2, 8, 8, 40, 8, 8}, {1, 2, 1, 0, 8, 8}, {1, 6, 1, 90, 64, 5}};
+/// Fewer recurrences than workers and more, longer than the chunks that are worked on at once, by one chunk too, of one
+/// chunk, empty ones.
+const shape shapes[] = {{1, 1, 1, 300, 33, 20}, {1, 4, 2, 150, 16, 8}, {2, 8, 8, 40, 8, 8}, {1, 2, 1, 0, 8, 8},
+                        {1, 2, 1, 130, 8, 8},   {1, 1, 1, 40, 8, 8},   {1, 6, 1, 90, 64, 5}};
 
 void check_executor(heed::executor_ref where, const char* name) {
   for (const shape& s : shapes)

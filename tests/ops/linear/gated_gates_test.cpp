@@ -54,6 +54,15 @@ TEST_CASE("gates of 1 between gates of 1e-30: products recover none of what was 
   }
 }
 
+TEST_CASE("gates above 1 follow the formula") {
+  for (const gates kind : gate_kinds) {
+    problem<float> p({1, 4, 2, 150, 33, 20});
+    for (float& g : p.feature_gates) g = 0.1f + 0.2f * g;
+    for (float& g : p.token_gates) g = 0.1f + 0.2f * g;
+    CHECK(error_of<float>(p, kind, {.initial_state = p.initial_state}) <= 1);
+  }
+}
+
 TEST_CASE("what a gate of 0 forgets is gone: the rest is a run of its own") {
   for (const gates kind : gate_kinds)
     for (const index_t at : {0, 1, 20, 63, 64, 99}) {

@@ -27,7 +27,8 @@ linear_gradient_call<S> gated_gradient_call(const view<const S, 4>& q, const vie
                                {},
                                {},
                                options.dinitial_state,
-                               options.dfinal_state};
+                               options.dfinal_state,
+                               {}};
   if constexpr (Kind == gate_kind::feature)
     call.dfeature_gates = dg;
   else
@@ -57,7 +58,7 @@ void gated_linear_backward_on(view<const S, 4> q, view<const S, 4> k, view<const
     check_one(options.initial_state, "options.initial_state");
     check_one(options.dinitial_state, "options.dinitial_state");
     check_one(options.dfinal_state, "options.dfinal_state");
-    check_apart(check, std::tie(q, k, v, g, dout, options.initial_state, options.dfinal_state), dq, "dq", dk, "dk", dv,
+    check_apart(check, memory_of(q, k, v, g, dout, options.initial_state, options.dfinal_state), dq, "dq", dk, "dk", dv,
                 "dv", dg, "dg", options.dinitial_state, "options.dinitial_state");
 
     const linear_backward_chunks<A, S, Kind> chunks(call);

@@ -64,8 +64,8 @@ void gated_slot_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S
     check_slots(check, options.dfinal_keys, "options.dfinal_keys", options.dfinal_values, "options.dfinal_values",
                 sequences, k, v, slots);
     check_apart(check,
-                std::tie(q, k, v, s, g, scores, dout, options.initial_keys, options.initial_values, options.dfinal_keys,
-                         options.dfinal_values),
+                memory_of(q, k, v, s, g, scores, dout, options.initial_keys, options.initial_values,
+                          options.dfinal_keys, options.dfinal_values),
                 dq, "dq", dk, "dk", dv, "dv", ds, "ds", dg, "dg", options.dinitial_keys, "options.dinitial_keys",
                 options.dinitial_values, "options.dinitial_values");
     call.scores = scores;

@@ -35,7 +35,7 @@ void gated_slot_step_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4>
     check_slot_writes(check, q, k, s, g);
     check_given_state(check, slot_keys, "slot_keys", q.extent(0), k.extent(1), k.extent(3), s.extent(3));
     check_given_state(check, slot_values, "slot_values", q.extent(0), k.extent(1), s.extent(3), v.extent(3));
-    check_apart(check, std::tie(q, k, v, s, g), out, "out", slot_keys, "slot_keys", slot_values, "slot_values");
+    check_apart(check, memory_of(q, k, v, s, g), out, "out", slot_keys, "slot_keys", slot_values, "slot_values");
 
     const slot_call<S> call = gated_slot_step_call(q, k, v, s, g, out, options);
     const slot_steps<A, S> steps(call, slot_keys, slot_values);

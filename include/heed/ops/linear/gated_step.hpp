@@ -28,7 +28,7 @@ void gated_linear_step_on(view<const S, 4> q, view<const S, 4> k, view<const S, 
     check.extent(k, "k", 2, q.extent(2), "N, as q");
     check_gates<Kind>(check, g, k);
     check_given_state(check, state, "state", q.extent(0), k.extent(1), k.extent(3), v.extent(3));
-    check_apart(check, std::tie(q, k, v, g), out, "out", state, "state");
+    check_apart(check, memory_of(q, k, v, g), out, "out", state, "state");
 
     const linear_call<S> call = gated_step_call<Kind>(q, k, v, g, out, options);
     const linear_steps<A, S, Kind> steps(call, state);

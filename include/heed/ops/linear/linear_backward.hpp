@@ -45,7 +45,7 @@ void linear_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4>
     feature_gradient_call<S> call = linear_feature_gradient_call(q, k, v, options, offset);
     check_initial_sums(check, options.initial_state, options.initial_sum, call.forward.streams().sequences, k, v,
                        options.normalise);
-    check_apart(check, std::tie(q, k, v, out, denominator, dout, options.initial_state, options.initial_sum), dq, "dq",
+    check_apart(check, memory_of(q, k, v, out, denominator, dout, options.initial_state, options.initial_sum), dq, "dq",
                 dk, "dk", dv, "dv");
     call.out = out;
     call.denominator = denominator;

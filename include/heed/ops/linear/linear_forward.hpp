@@ -25,7 +25,7 @@ void linear_forward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4> 
     check_sum(check, options.final_sum, "options.final_sum", sequences, k, options.normalise);
     check.require(!options.denominator || options.normalise, "options.denominator", "none unless normalised", "one");
     check_lse(check, options.denominator, "options.denominator", q, "as q");
-    check_apart(check, std::tie(q, k, v), out, "out", options.denominator, "options.denominator");
+    check_apart(check, memory_of(q, k, v), out, "out", options.denominator, "options.denominator");
     check_aliasing(check, options.final_state, "options.final_state", q, k, v, out, options.denominator,
                    options.initial_sum);
     check_handed_on(check, options.final_state, "options.final_state", options.initial_state, "options.initial_state");

@@ -1,0 +1,18 @@
+/// The linear family: attention in time and memory linear in the length.
+#pragma once
+
+#include <heed/core/tensor.hpp>
+#include <heed/ops/linear/agent.hpp>
+#include <heed/ops/linear/agent_bias.hpp>
+#include <heed/ops/linear/agent_depthwise.hpp>
+#include <heed/ops/linear/agent_pooling.hpp>
+#include <heed/ops/linear/efficient.hpp>
+#include <heed/ops/linear/gated_backward.hpp>
+#include <heed/ops/linear/gated_forward.hpp>
+#include <heed/ops/linear/gated_slot_backward.hpp>
+#include <heed/ops/linear/gated_slot_forward.hpp>
+#include <heed/ops/linear/gated_slot_step.hpp>
+#include <heed/ops/linear/gated_step.hpp>
+#include <heed/ops/linear/lightning.hpp>
+#include <heed/ops/linear/slopes.hpp>
+#include <heed/ops/linear/slot_gates.hpp>
