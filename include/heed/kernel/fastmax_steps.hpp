@@ -46,9 +46,9 @@ class fastmax_steps : fastmax_rows<A, S> {
         this->make(space.query.from(h), stream_rows(call_.q, stream, head, t, false), 0, 1,
                    this->norm_of(call_.query_norms, stream, head));
       }
-      step_state<gate_side::none, T, A>(state.data(), state.stride(0), this->features(), this->columns(),
-                                        {space.key.expanded.data, space.value, nullptr, nullptr}, stream.heads,
-                                        reads.data, reads.stride, space.sums.data, space.sums.stride);
+      write_and_read<gate_side::none, T, A>(state.data(), state.stride(0), this->features(), this->columns(),
+                                            {space.key.expanded.data, space.value, nullptr, nullptr}, stream.heads,
+                                            reads.data, reads.stride, space.sums.data, space.sums.stride);
       for (index_t h = 0; h < stream.heads; ++h) {
         const T* const row = space.sums[h];
         const P factor(base::inverse(row[value_features]));

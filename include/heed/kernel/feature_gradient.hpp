@@ -89,7 +89,12 @@ Call gradient_of_queries(Call call, index_t begin, index_t end) noexcept {
 template <class A, class S, class F>
 void with_linear_gradients(const feature_gradient_call<S>& call, const F& f) {
   if (call.forward.map == feature_map::identity && !call.forward.normalise) {
-    const linear_gradient_call<S> plain{call.forward, call.dout, call.dq, call.dk, call.dv, {}, {}, {}, {}};
+    linear_gradient_call<S> plain{};
+    plain.forward = call.forward;
+    plain.dout = call.dout;
+    plain.dq = call.dq;
+    plain.dk = call.dk;
+    plain.dv = call.dv;
     f(linear_backward_chunks<A, S, gate_kind::none>(plain));
   } else if (call.forward.shifted()) {
     f(linear_backward_chunks<A, S, gate_kind::feature, feature_gradient_rows<A, S>>(call));

@@ -90,7 +90,7 @@ void fastmax_forward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4>
     check_moments(options.initial_state, "options.initial_state");
     check_moments(options.final_state, "options.final_state");
     check_lse(check, options.denominator, "options.denominator", q, "as q");
-    check_apart(check, std::tie(q, k, v, options.query_norms, options.key_norms), out, "out", options.denominator,
+    check_apart(check, memory_of(q, k, v, options.query_norms, options.key_norms), out, "out", options.denominator,
                 "options.denominator", options.final_state, "options.final_state");
     check_handed_on(check, options.final_state, "options.final_state", options.initial_state, "options.initial_state");
     check_aliasing(check, options.initial_state, "options.initial_state", out, options.denominator);
@@ -136,8 +136,9 @@ void fastmax_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4
     check_state(check, options.initial_state, "options.initial_state", call.forward.streams().sequences, k.extent(1),
                 call.forward.expanded(), v.extent(3) + 1);
     check_apart(
-        check, std::tie(q, k, v, out, denominator, dout, options.initial_state, options.query_norms, options.key_norms),
-        dq, "dq", dk, "dk", dv, "dv");
+        check,
+        memory_of(q, k, v, out, denominator, dout, options.initial_state, options.query_norms, options.key_norms), dq,
+        "dq", dk, "dk", dv, "dv");
     call.out = out;
     call.denominator = denominator;
     call.dout = dout;
@@ -180,7 +181,7 @@ void fastmax_step_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4> v,
     check_fastmax(check, q, k, options);
     const fastmax_call<S> call = fastmax_call_of(q, k, v, out, options);
     check_given_state(check, state, "state", q.extent(0), k.extent(1), call.expanded(), v.extent(3) + 1);
-    check_apart(check, std::tie(q, k, v, options.query_norms, options.key_norms), out, "out", state, "state");
+    check_apart(check, memory_of(q, k, v, options.query_norms, options.key_norms), out, "out", state, "state");
 
     const fastmax_steps<A, S> steps(call, state);
     recurrence_step_run(steps, resolve(options.executor)).run(check, options.scratch);
