@@ -8,6 +8,7 @@
 #include <heed/ops/linear/agent_depthwise.hpp>
 #include <heed/ops/linear/agent_pooling.hpp>
 #include <heed/ops/linear/efficient.hpp>
+#include <heed/ops/linear/fastmax.hpp>
 #include <heed/ops/linear/gated_backward.hpp>
 #include <heed/ops/linear/gated_forward.hpp>
 #include <heed/ops/linear/gated_slot_backward.hpp>

@@ -160,7 +160,11 @@ class tensor_rows {
     row_span<const T> values;
   };
 
-  /// Columns of a state, and numbers that it holds besides.
+  /// Whether prepare_weights(space, count) and weigh(space, rows, weights, ahead) make the weights of pairs within a
+  /// chunk; else they are products of what is made of queries and keys.
+  static constexpr bool weighs = false;
+  /// Rows and columns of a state, and numbers that it holds besides.
+  index_t features() const noexcept { return call_.features(); }
   index_t columns() const noexcept { return call_.value_features(); }
   index_t extra_numbers() const noexcept { return 0; }
 
@@ -226,10 +230,12 @@ class linear_forward_chunks {
 
   struct workspace {
     workspace(const linear_forward_chunks& op, scratch_cursor& memory) noexcept : rows(op.rows_, memory, op.chunk()) {
-      const index_t tokens = op.chunk(), features = op.call_.features(), value_features = op.call_.value_features();
-      query_copies = take_rows<T>(memory, tokens, features);
-      key_copies = take_rows<T>(memory, tokens, features);
-      panels = take_panels<T, A>(memory, tokens, features);
+      const index_t tokens = op.chunk(), features = op.rows_.features(), value_features = op.call_.value_features();
+      if constexpr (!Rows::weighs) {
+        query_copies = take_rows<T>(memory, tokens, features);
+        key_copies = take_rows<T>(memory, tokens, features);
+        panels = take_panels<T, A>(memory, tokens, features);
+      }
       weights = take_rows<T>(memory, tokens, tokens);
       if constexpr (Kind == gate_kind::feature) {
         decay = chunk_decay<T>(memory, tokens, features);
@@ -259,13 +265,13 @@ class linear_forward_chunks {
   index_t queries_of(const recurrence_stream& stream) const noexcept {
     return call_.cu ? stream.tokens : call_.q.extent(2);
   }
-  index_t gated_features() const noexcept { return call_.features(); }
+  index_t gated_features() const noexcept { return rows_.features(); }
   index_t pitch() const noexcept { return conflict_free_pitch<T>(rows_.columns()); }
-  index_t state_size() const noexcept { return call_.features() * pitch() + rows_.extra_numbers(); }
+  index_t state_size() const noexcept { return rows_.features() * pitch() + rows_.extra_numbers(); }
 
   void load_state(const recurrence_stream& stream, T* state) const noexcept {
     std::fill_n(state, state_size(), T(0));
-    rows_.load_state(stream, state, pitch(), 1, state + call_.features() * pitch());
+    rows_.load_state(stream, state, pitch(), 1, state + rows_.features() * pitch());
   }
 
   void finish(const recurrence_stream& stream, const T* state) const noexcept {
@@ -278,7 +284,7 @@ class linear_forward_chunks {
   void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, index_range features,
                const T* state) const noexcept {
     space.count = span.count;
-    rows_.prepare(space.rows, stream, span, features, state + call_.features() * pitch());
+    rows_.prepare(space.rows, stream, span, features, state + rows_.features() * pitch());
     const auto keys = rows_.keys(space.rows, stream, span);
     if constexpr (Kind == gate_kind::feature) {
       const auto some = [&](index_t i) { return static_cast<int>(std::min<index_t>(P::lanes, call_.features() - i)); };
@@ -318,7 +324,9 @@ class linear_forward_chunks {
   void attend(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
     const auto [begin, end] = tokens_of_queries(stream, span);
     if (begin == end) return;
-    if constexpr (Kind == gate_kind::feature)
+    if constexpr (Rows::weighs)
+      rows_.prepare_weights(space.rows, span.count);
+    else if constexpr (Kind == gate_kind::feature)
       transpose_rows<T, A>(space.keys, span.count, space.panels, [&](index_t d) { return P(space.decay.inverse[d]); });
     else
       transpose_rows<T, A>(space.keys, span.count, space.panels, [](index_t) { return P(T(1)); });
@@ -338,13 +346,15 @@ class linear_forward_chunks {
                           [&](index_t t, index_t i, P x) { return x * space.decay.template until_at<A>(t, i); });
       } else
         faded = rows_for_scalars<T, A>(queries, begin, end, call_.features(), space.query_copies);
-      if (Kind != gate_kind::feature || space.decay.mild)
+      if constexpr (Rows::weighs)
+        rows_.weigh(space.rows, {begin, end}, space.weights, space.ahead);
+      else if (Kind != gate_kind::feature || space.decay.mild)
         lower_products<T, A>(faded, space.panels, {begin, end}, space.weights, space.ahead);
       else
         weigh_carefully(space, stream, span, queries, begin, end);
       if constexpr (Kind == gate_kind::token) space.token.template fade<A>(space.weights, begin, end);
       sum_products<T, A>(
-          {begin, end}, {0, rows_.columns()}, times(faded, {state, pitch()}, call_.features()),
+          {begin, end}, {0, rows_.columns()}, times(faded, {state, pitch()}, rows_.features()),
           [&](index_t t, int, P sum) {
             if constexpr (Kind == gate_kind::token)
               return sum * P(space.token.until[t]);
@@ -373,14 +383,14 @@ class linear_forward_chunks {
         },
         transposed_times(space.keys, values, space.count),
         [&](index_t d, int v, P sum) { sum.store_aligned(to + d * pitch() + v * P::lanes); }, space.ahead);
-    rows_.advance(space.rows, to + call_.features() * pitch(), features);
+    rows_.advance(space.rows, to + rows_.features() * pitch(), features);
   }
 
   /// Outputs of queries that see all that a state holds.
   void read(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
     const bool nothing = stream.tokens == 0 && !call_.initial_state;
     const P scale(static_cast<T>(call_.scale));
-    rows_.prepare_reads(space.rows, state + call_.features() * pitch());
+    rows_.prepare_reads(space.rows, state + rows_.features() * pitch());
     space.ahead = {};
     for (index_t h = 0; h < stream.heads; ++h) {
       const index_t head = stream.first_head + h;
@@ -393,7 +403,7 @@ class linear_forward_chunks {
       const auto out = rows_.outputs(space.rows, stream, head, span.first);
       sum_product<T, A>(
           {0, span.count}, {0, rows_.columns()}, [](index_t, int) { return P(T(0)); },
-          times(queries, {state, pitch()}, call_.features()),
+          times(queries, {state, pitch()}, rows_.features()),
           [out, scale](index_t t, int v, P sum) { (sum * scale).store(out[t] + v * P::lanes); }, space.ahead);
       rows_.finish_outputs(space.rows, stream, head, span.first, 0, span.count);
     }

@@ -46,7 +46,10 @@ class tensor_gradient_rows : public tensor_rows<A, S> {
                     [&](index_t, index_t, pack<T, A> x) { return x * scale; });
   }
   /// From gradients by the rows that were made of queries or keys, in place; and of values.
-  void differentiate(row_span<const T>, index_t, index_t, row_span<T>) const noexcept {}
+  void differentiate_queries(typename tensor_rows<A, S>::workspace&, index_t, index_t, row_span<const T>,
+                             row_span<T>) const noexcept {}
+  void differentiate_keys(typename tensor_rows<A, S>::workspace&, index_t, row_span<const T>,
+                          row_span<T>) const noexcept {}
   void differentiate_values(const recurrence_stream&, chunk_span, row_span<T>) const noexcept {}
 
  private:
@@ -158,7 +161,7 @@ class linear_backward_chunks {
   }
 
  private:
-  index_t features() const noexcept { return call_.forward.features(); }
+  index_t features() const noexcept { return rows_.features(); }
   index_t value_features() const noexcept { return call_.forward.value_features(); }
   bool reverse() const noexcept { return call_.forward.reverse; }
   index_t pitch() const noexcept { return conflict_free_pitch<T>(features()); }
@@ -220,16 +223,16 @@ class linear_backward_chunks {
   void store_reads(workspace& space, const recurrence_stream& stream, index_t head, index_t first, index_t begin,
                    index_t end) const noexcept {
     auto& core = space.core;
-    rows_.differentiate(core.gated_reads, begin, end, core.dgated_reads);
+    rows_.differentiate_queries(space.rows, begin, end, core.gated_reads, core.dgated_reads);
     store_sums(core.dgated_reads.from(begin),
                stream_rows(call_.dq, stream, call_.forward.query_head(head), first + begin, reverse()), end - begin,
-               features(), call_.forward.heads() == call_.forward.q.extent(1) || stream.first_of_kv_head);
+               call_.forward.features(), call_.forward.heads() == call_.forward.q.extent(1) || stream.first_of_kv_head);
   }
   void store_writes(workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
-    rows_.differentiate(space.gated.writes, 0, span.count, space.core.dgated_writes);
+    rows_.differentiate_keys(space.rows, span.count, space.gated.writes, space.core.dgated_writes);
     rows_.differentiate_values(stream, span, space.core.dplain_writes);
     store_sums(space.core.dgated_writes, stream_rows(call_.dk, stream, stream.kv_head, span.first, reverse()),
-               span.count, features(), stream.first_of_kv_head);
+               span.count, call_.forward.features(), stream.first_of_kv_head);
     const index_t head = call_.forward.value_head(stream);
     store_sums(space.core.dplain_writes, stream_rows(call_.dv, stream, head, span.first, reverse()), span.count,
                value_features(), head == stream.state_head || stream.first_of_kv_head);
