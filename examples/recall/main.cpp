@@ -21,9 +21,9 @@ Trains two-layer models on multi-query associative recall, with softmax attentio
 attention (GLA) and gated slot attention (GSA), several seeds each, and prints what they recall in the end.
 
   --mixer NAME      softmax, linear, gla or gsa; may be given several times (default: all four)
-  --pairs P         pairs of a key and a value in a sequence (default: 64)
-  --slots S         slots of GSA (default: 80)
-  --features D      head size of GSA and softmax attention (default: 16)
+  --pairs P         pairs of a key and a value in a sequence (default: 32)
+  --slots S         slots of GSA (default: 40)
+  --features D      head size of GSA and softmax attention (default: 12)
   --steps N         training steps (default: 1000)
   --seeds N         trainings of each mixer (default: 3)
   --csv FILE        where to write the course of training (default: recall.csv)

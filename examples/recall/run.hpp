@@ -12,7 +12,7 @@ namespace recall {
 
 struct settings {
   index_t pairs = 32;
-  index_t slots = 40, features = 16;  // of GSA
+  index_t slots = 40, features = 12;  // of GSA
   index_t steps = 1000, report_every = 100;
   index_t tokens = 3072;  // in a batch
   index_t tests = 64;     // sequences that recall is measured on

@@ -6,11 +6,7 @@
 
 #include "run.hpp"
 
-namespace {
-
 using namespace recall;
-
-}  // namespace
 
 TEST_CASE("recall: every question has the answer that the pairs give") {
   const vocabulary words{.keys = 9, .values = 5};
