@@ -73,7 +73,9 @@ class ssd_gradient_rows : public ssd_rows<A, S> {
     copy_rows<T, A>(this->head_rows(call_.dout, stream, first), begin, end, call.value_features(), upstream,
                     [&](index_t, index_t, P x) { return x * scale; });
   }
-  void differentiate(row_span<const T>, index_t, index_t, row_span<T>) const noexcept {}
+  void differentiate_queries(typename base::workspace&, index_t, index_t, row_span<const T>,
+                             row_span<T>) const noexcept {}
+  void differentiate_keys(typename base::workspace&, index_t, row_span<const T>, row_span<T>) const noexcept {}
 
   /// Gradients by values that were multiplied by steps become those by the values.
   void differentiate_values(const recurrence_stream& stream, chunk_span span, row_span<T> gradients) const noexcept {
