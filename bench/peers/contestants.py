@@ -514,8 +514,8 @@ class TorchGatedCompiled(TorchGated):
 
 
 class Ggml(Contestant):
-    """A graph of one operator that takes gates themselves, not their logs. Its state is a part of the result, from where
-    a step copies it to where the next one looks for it."""
+    """A graph of one operator that takes gates themselves, not their logs. Its state is a part of the result, from
+    where a step copies it to where the next one looks for it."""
 
     family = "linear"
     library = "ggml"

@@ -180,8 +180,9 @@ def measure(case, ready, samples, threads, heed):
         results.append({
             "name": f"{case.family}/{case.name}/{threads}", "family": case.family, "case": case.name,
             "library": c.library, "entry": c.entry, "layout": c.layout, "threads": threads, "real_time": best * 1e3,
-            "median_time": median(times[c]) * 1e3, "time_unit": "ms", "gflops_best": case.flops / best * 1e-9, "share_best": max(shares[c]),
-            "share_median": median(shares[c]), "samples": [t * 1e3 for t in times[c]], "difference": c.difference})
+            "median_time": median(times[c]) * 1e3, "time_unit": "ms", "gflops_best": case.flops / best * 1e-9,
+            "share_best": max(shares[c]), "share_median": median(shares[c]), "samples": [t * 1e3 for t in times[c]],
+            "difference": c.difference})
     return results, peaks
 
 
