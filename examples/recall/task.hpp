@@ -1,5 +1,6 @@
-/// Multi-query associative recall: pairs of a key and a value, then the keys in another order. At each of them the model
-/// has to say the value. Arora et al., Zoology: Measuring and Improving Recall in Efficient Language Models, 2023.
+/// Multi-query associative recall: pairs of a key and a value, then the keys in another order. At each of them the
+/// model has to say the value.
+/// Arora et al., Zoology: Measuring and Improving Recall in Efficient Language Models, 2023.
 ///
 ///     k7 v3 k2 v9 k5 v3 | k2 k7 k5        answers v9 v3 v3
 #pragma once
