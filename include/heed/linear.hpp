@@ -3,9 +3,10 @@
 
 #include <heed/core/tensor.hpp>
 #include <heed/ops/linear/abc.hpp>
-#include <heed/ops/linear/agent.hpp>
+#include <heed/ops/linear/agent_backward.hpp>
 #include <heed/ops/linear/agent_bias.hpp>
 #include <heed/ops/linear/agent_depthwise.hpp>
+#include <heed/ops/linear/agent_forward.hpp>
 #include <heed/ops/linear/agent_pooling.hpp>
 #include <heed/ops/linear/efficient.hpp>
 #include <heed/ops/linear/fastmax.hpp>

@@ -6,7 +6,8 @@
 #include "reference/recurrence.hpp"
 #include "support/random.hpp"
 
-#include <heed/ops/linear/agent.hpp>
+#include <heed/ops/linear/agent_backward.hpp>
+#include <heed/ops/linear/agent_forward.hpp>
 
 namespace linear_test {
 
