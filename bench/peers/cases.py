@@ -6,7 +6,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Case:
     """One call: q [B,H,N,D] over k, v [B,G,M,D]. mask: full, causal, or window (causal, `window` keys a query).
-    form: forward, backward, or step (few queries, many keys)."""
+    form: forward, backward, or step (few queries, many keys). Gated linear attention, whose mask is causal, has gated
+    and gated_step (N tokens after a state)."""
 
     dtype: str
     mask: str
@@ -30,12 +31,19 @@ class Case:
         return self.keys or self.N
 
     @property
+    def family(self):
+        return "linear" if self.form.startswith("gated") else "softmax"
+
+    @property
     def causal(self):
         return self.mask != "full"
 
     @property
     def flops(self):
-        """What the mathematics needs: 2 (D + E) for each visible pair, and 5 / 2 of that for gradients."""
+        """What the mathematics needs: 2 (D + E) for each visible pair, and 5 / 2 of that for gradients; to write a
+        token to a state of D x E numbers and to read it 4 D E."""
+        if self.family == "linear":
+            return 4 * self.D * self.D * self.N * self.H * self.B
         pairs = self.N * self.M
         if self.causal:
             keys = self.window or self.N
@@ -54,11 +62,14 @@ def all_cases():
     cases += [Case("float32", mask, 1, 8, 8, 2048, D, form="backward") for mask in ("full", "causal") for D in (64, 128)]
     cases += [Case(dtype, "full", 1, 32, 8, 1, 128, form="step", keys=M)
               for dtype in ("float32", "bfloat16", "float16") for M in (16384, 65536)]
+    cases += [Case("float32", "causal", 1, 8, 8, 4096, D, form="gated") for D in (64, 128)]
+    cases += [Case("float32", "causal", 1, 32, 32, 1, 128, form="gated_step")]
     return cases
 
 
 class Tensors:
-    """Random q, k, v of a case as contiguous torch tensors [B,heads,tokens,D], and in the layouts that peers ask for."""
+    """Random q, k, v of a case as contiguous torch tensors [B,heads,tokens,D], and in the layouts that peers ask for.
+    Of gated linear attention also log gates g [B,G,M,D], as in the paper, and the state before a step [B,G,D,D]."""
 
     def __init__(self, case):
         import torch
@@ -69,6 +80,10 @@ class Tensors:
                    for heads, tokens in ((case.H, case.N), (case.G, case.M), (case.G, case.M)))
         self.set(q, k, v)
         self.dout = torch.randn(case.B, case.H, case.N, case.D).to(self.dtype) if case.form == "backward" else None
+        self.g = self.state = None
+        if case.family == "linear":
+            self.g = torch.nn.functional.logsigmoid(torch.randn(case.B, case.G, case.M, case.D)) / 16
+            self.state = torch.randn(case.B, case.G, case.D, case.D) if case.form == "gated_step" else None
 
     def set(self, q, k, v):
         self.q, self.k, self.v = (x.to(self.dtype).contiguous() for x in (q, k, v))
@@ -78,5 +93,6 @@ class Tensors:
         return [x.numpy() for x in (self.q, self.k, self.v)]
 
     def rows(self):
-        """numpy [B,N,heads*D], copied."""
-        return [x.transpose(1, 2).flatten(2).contiguous().numpy() for x in (self.q, self.k, self.v)]
+        """numpy [B,N,heads*D], copied: q, k, v and, if there are gates, g."""
+        tensors = [x for x in (self.q, self.k, self.v, self.g) if x is not None]
+        return [x.transpose(1, 2).flatten(2).contiguous().numpy() for x in tensors]

@@ -1,7 +1,8 @@
 """heed and its peers behind one interface.
 
 A contestant is made for one case and offers run(), which computes once into memory it keeps, and output(), the result
-as a torch tensor: out [B,H,N,D], or for gradients dq, dk and dv, one after the other. Making one raises Unsupported, or whatever the peer itself raises, where the peer cannot.
+as a torch tensor: out [B,H,N,D], or flat and one after the other dq, dk and dv of gradients, out and the state (that of
+steps) of gated linear attention. Making one raises Unsupported, or whatever the peer itself raises, where it cannot.
 Conversions to the layout that a peer prefers happen here, before anything is timed.
 """
 
@@ -23,11 +24,12 @@ def require(condition, reason):
         raise Unsupported(reason)
 
 
-def joined(gradients):
-    return torch.cat([x.flatten() for x in gradients])
+def joined(tensors):
+    return torch.cat([x.flatten() for x in tensors])
 
 
 class Contestant:
+    family = "softmax"
     library = ""
     entry = ""
     layout = "[B,H,N,D]"
@@ -62,7 +64,20 @@ class HeedLibrary:
 
 
 class Heed(Contestant):
+    """A call of function with tensors and setting."""
+
     library = "heed"
+    tensors = setting = ()
+
+    def call(self, function, tensors):
+        if function(*(ctypes.c_void_p(x.data_ptr() if x is not None else None) for x in tensors), *self.setting):
+            raise RuntimeError(self.heed.heed_peers_message().decode())
+
+    def run(self):
+        self.call(self.function, self.tensors)
+
+
+class HeedSoftmax(Heed):
     entry = "softmax"
     forms = ("forward", "backward", "step")
 
@@ -83,15 +98,30 @@ class Heed(Contestant):
         elif case.form == "forward":
             self.tensors += [None]
 
-    def call(self, function, tensors):
-        if function(*(ctypes.c_void_p(x.data_ptr() if x is not None else None) for x in tensors), *self.setting):
-            raise RuntimeError(self.heed.heed_peers_message().decode())
-
-    def run(self):
-        self.call(self.function, self.tensors)
-
     def output(self):
         return self.out if self.function is not self.heed.heed_peers_backward else joined(self.gradients)
+
+
+class HeedGated(Heed):
+    family = "linear"
+    entry = "gated_linear"
+    layout = "[B,H,N,D], state [B,H,D,D]"
+    forms = ("gated", "gated_step")
+
+    def __init__(self, case, tensors, threads, heed):
+        self.heed = heed.code
+        self.function = getattr(self.heed, f"heed_peers_{case.form}")
+        self.setting = [*(ctypes.c_longlong(n) for n in (case.B, case.H, case.G, case.N, case.D, case.D)), threads]
+        self.results = [torch.empty_like(tensors.q)]
+        if case.form == "gated_step":
+            self.results += [tensors.state.clone()]
+        self.tensors = [tensors.q, tensors.k, tensors.v, tensors.g, *self.results]
+
+    def output(self):
+        return joined(self.results)
+
+
+HEED = {kind.family: kind for kind in (HeedSoftmax, HeedGated)}
 
 
 # ---- ONNX Runtime
@@ -282,6 +312,35 @@ class OrtMatMul(OnnxRuntime):
         return nodes, inputs, 21, {"scale": numpy.array(case.D**-0.5, q.dtype)}
 
 
+class OrtLinearAttention(OnnxRuntime):
+    family = "linear"
+    entry = "LinearAttention"
+    layout = "[B,N,H*D], state [B,H,D,D]"
+    dtypes = ("float32",)
+    forms = ("gated", "gated_step")
+    rows = True
+    domain = "com.microsoft"
+    opset = 21
+
+    def model(self, case, tensors):
+        inputs = dict(zip("qkvg", tensors.rows()))
+        if case.form == "gated_step":
+            inputs["state"] = tensors.state.clone().numpy()
+            self.cached = ("state",)
+        op = node("LinearAttention", ["q", "k", "v", *(self.cached or [""]), "g"], ["out", "new_state"],
+                  domain=self.domain, q_num_heads=case.H, kv_num_heads=case.G, update_rule="gated")
+        return [op], inputs, self.opset, {}
+
+    def output(self):
+        return joined([super().output(), *(torch.from_numpy(self.inputs[name].numpy()) for name in self.cached)])
+
+
+class OrtStandardLinearAttention(OrtLinearAttention):
+    entry = "LinearAttention (opset 27)"
+    domain = ""
+    opset = 27
+
+
 # ---- PyTorch
 
 
@@ -399,6 +458,104 @@ class TorchMatMul(Torch):
         return (torch.softmax(scores, -1) @ self.v.unsqueeze(2)).flatten(1, 2)
 
 
+def gated_chunks(q, k, v, g, size=64):
+    """Gated linear attention in matrix products over chunks of `size` tokens, all at once but for the states between
+    them. A chunk's gates must not multiply up to less than a float can divide by."""
+    q, k, v, g = (x.unflatten(2, (-1, size)) for x in (q, k, v, g))
+    decay = g.cumsum(3)
+    total = decay[..., -1:, :]
+    q = q * decay.exp() * q.shape[-1]**-0.5
+    inside = (q @ (k * (-decay).exp()).transpose(-1, -2)).tril() @ v
+    writes = (k * (total - decay).exp()).transpose(-1, -2) @ v
+    kept = total.exp().transpose(-1, -2)
+    states = [torch.zeros_like(writes[:, :, 0])]
+    for chunk in range(writes.shape[2] - 1):
+        states.append(states[-1] * kept[:, :, chunk] + writes[:, :, chunk])
+    return (inside + q @ torch.stack(states, 2)).flatten(2, 3)
+
+
+def gated_token(q, k, v, g, state):
+    """The next token, which the state takes in place."""
+    state.mul_(g.exp().transpose(-1, -2)).addcmul_(k.transpose(-1, -2), v)
+    return (q * q.shape[-1]**-0.5) @ state
+
+
+class TorchGated(Contestant):
+    family = "linear"
+    library = "torch"
+    entry = "matmul of chunks or tokens"
+    layout = "[B,H,N,D], state [B,H,D,D]"
+    forms = ("gated", "gated_step")
+    compiled = False
+
+    def __init__(self, case, tensors, threads, _):
+        require(case.form in self.forms, f"no {case.form}")
+        require(case.G == case.H, "no grouped heads")
+        self.inputs = [tensors.q, tensors.k, tensors.v, tensors.g]
+        self.states = [] if tensors.state is None else [tensors.state.clone()]
+        self.function = gated_token if self.states else gated_chunks
+        if self.compiled:
+            torch._dynamo.reset()
+            self.function = torch.compile(self.function, dynamic=False, fullgraph=True)
+
+    def run(self):
+        self.out = self.function(*self.inputs, *self.states)
+
+    def output(self):
+        return joined([self.out, *self.states])
+
+
+class TorchGatedCompiled(TorchGated):
+    entry = "matmul of chunks or tokens, compiled"
+    compiled = True
+
+
+# ---- ggml
+
+
+class Ggml(Contestant):
+    """A graph of one operator that takes gates themselves, not their logs. Its state is a part of the result, from
+    where a step copies it to where the next one looks for it."""
+
+    family = "linear"
+    library = "ggml"
+    entry = "ggml_gated_linear_attn"
+    layout = "[B*N,H,D], state [B,H,D,D]"
+    forms = ("gated", "gated_step")
+
+    def __init__(self, case, tensors, threads, _):
+        import ggml
+        import ggml.utils
+
+        require(case.form in self.forms, f"no {case.form}")
+        require(case.G == case.H, "no grouped heads")
+        self.case, self.threads, self.ggml = case, threads, ggml
+        B, H, N, D = case.B, case.H, case.N, case.D
+        state = torch.zeros(B, H, D, D) if tensors.state is None else tensors.state
+        q, k, v, g = (x.reshape(B * N, H, D) for x in tensors.rows())
+        values = 6 * q.size + 3 * state.numel()
+        self.context = ggml.ggml_init(ggml.ggml_init_params(mem_size=4 * values + (1 << 24), mem_buffer=None))
+        k, v, q, g, self.state = (ggml.utils.from_numpy(x, self.context)
+                                  for x in (k, v, q, numpy.exp(g), state.reshape(B, -1).numpy()))
+        result = ggml.ggml_gated_linear_attn(self.context, k, v, q, g, self.state, D**-0.5)
+        self.graph = ggml.ggml_new_graph(self.context)
+        ggml.ggml_build_forward_expand(self.graph, result)
+        if case.form == "gated_step":
+            made = ggml.ggml_view_1d(self.context, result, state.numel(), 4 * B * N * H * D)
+            ggml.ggml_build_forward_expand(self.graph, ggml.ggml_cpy(self.context, made, self.state))
+        self.result = ggml.utils.to_numpy(result).reshape(-1)
+
+    def run(self):
+        self.ggml.ggml_graph_compute_with_ctx(self.context, self.graph, self.threads)
+
+    def output(self):
+        B, H, N, D = self.case.B, self.case.H, self.case.N, self.case.D
+        out, state = torch.from_numpy(self.result).split([B * N * H * D, B * H * D * D])
+        out = out.view(B, N, H, D).transpose(1, 2)
+        return joined([out, state] if self.case.form == "gated_step" else [out])
+
+
 PEERS = [OrtMultiHeadAttention, OrtGroupQueryAttention, OrtGroupQueryAttentionCached, OrtStandardAttention,
          OrtStandardAttentionWindow, OrtStandardAttentionMask, OrtContribAttention, OrtMatMul, TorchFlash,
-         TorchFlashDirect, TorchMath, TorchFlex, TorchMatMul]
+         TorchFlashDirect, TorchMath, TorchFlex, TorchMatMul,
+         OrtLinearAttention, OrtStandardLinearAttention, TorchGated, TorchGatedCompiled, Ggml]

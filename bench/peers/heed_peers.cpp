@@ -1,4 +1,5 @@
 // heed behind a C interface, for run.py: attention on memory of the caller's, and the FMA rate of this machine.
+#include <heed/linear.hpp>
 #include <heed/softmax.hpp>
 
 #include "../support/peak.hpp"
@@ -24,23 +25,35 @@ heed::view<T, 4> rows(std::conditional_t<std::is_const_v<T>, const void*, void*>
   return {static_cast<T*>(data), {batch, heads, tokens, features}};
 }
 
-heed::executor_ref executor(const call& c) { return c.threads == 1 ? heed::serial() : heed::openmp(c.threads); }
+heed::executor_ref executor(int threads) { return threads == 1 ? heed::serial() : heed::openmp(threads); }
 
 /// f(options, mods...) as the call says.
 template <class Options, class F>
 void with_mask(const call& c, Options options, const F& f) {
   if (c.window > 0) options.window_left = c.window - 1;
-  options.executor = executor(c);
+  options.executor = executor(c.threads);
   if (c.causal)
     f(options, heed::causal{});
   else
     f(options);
 }
 
-/// Runs f(a value of the element type) and returns what heed_peers_forward does. dtype: 0 float, 1 bfloat16, 2 float16.
+/// Runs f() and returns what heed_peers_forward does.
+template <class F>
+int guarded(const F& f) {
+  try {
+    f();
+    return 0;
+  } catch (const std::exception& error) {
+    std::snprintf(message, sizeof message, "%s", error.what());
+    return 1;
+  }
+}
+
+/// The same with f(a value of the element type). dtype: 0 float, 1 bfloat16, 2 float16.
 template <class F>
 int guarded(int dtype, const F& f) {
-  try {
+  return guarded([&] {
     if (dtype == 0) {
       f(0.0f);
     } else if (dtype == 1) {
@@ -48,11 +61,7 @@ int guarded(int dtype, const F& f) {
     } else {
       f(heed::float16());
     }
-    return 0;
-  } catch (const std::exception& error) {
-    std::snprintf(message, sizeof message, "%s", error.what());
-    return 1;
-  }
+  });
 }
 
 }  // namespace
@@ -105,6 +114,27 @@ int heed_peers_backward(const void* q, const void* k, const void* v, const void*
                              rows<const T>(dout, B, H, N, E), rows<T>(dq, B, H, N, D), rows<T>(dk, B, G, M, D),
                              rows<T>(dv, B, G, M, E), with, mods...);
     });
+  });
+}
+
+/// Gated linear attention on dense float q [B,H,N,D], k and log gates g [B,G,N,D], v [B,G,N,E], out [B,H,N,E].
+int heed_peers_gated(const void* q, const void* k, const void* v, const void* g, void* out, long long B, long long H,
+                     long long G, long long N, long long D, long long E, int threads) {
+  return guarded([&] {
+    heed::gated_linear_forward(rows<const float>(q, B, H, N, D), rows<const float>(k, B, G, N, D),
+                               rows<const float>(v, B, G, N, E), rows<const float>(g, B, G, N, D),
+                               rows<float>(out, B, H, N, E), {.executor = executor(threads)});
+  });
+}
+
+/// The same by gated_linear_step, which takes the tokens into state [B,G,D,E].
+int heed_peers_gated_step(const void* q, const void* k, const void* v, const void* g, void* out, void* state,
+                          long long B, long long H, long long G, long long N, long long D, long long E, int threads) {
+  return guarded([&] {
+    heed::gated_linear_step(rows<const float>(q, B, H, N, D), rows<const float>(k, B, G, N, D),
+                            rows<const float>(v, B, G, N, E), rows<const float>(g, B, G, N, D),
+                            rows<float>(out, B, H, N, E), rows<float>(state, B, G, D, E),
+                            {.executor = executor(threads)});
   });
 }
 

@@ -1,5 +1,7 @@
 """Tables out of the results of run.py."""
 
+PEERS = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch", "ggml": "ggml"}
+
 
 def ordered(results):
     return sorted(results, key=lambda r: r["real_time"])
@@ -24,7 +26,7 @@ def case_table(results, absent, peak):
              f"  {'':58}{'best ms':>10}{'median ms':>11}{'GFLOP/s':>9}{'of peak':>9}{'time/heed':>11}"]
     for r in ordered(results):
         name = f"{r['library']} {r['entry']}"
-        lines.append(f"  {name:58}{r['real_time']:10.2f}{r['median_time']:11.2f}{r['gflops_best']:9.1f}"
+        lines.append(f"  {name:58}{r['real_time']:10.3f}{r['median_time']:11.3f}{r['gflops_best']:9.1f}"
                      f"{100 * r['share_median']:8.1f}%{r['real_time'] / heed['real_time']:11.2f}")
     if lead(results):
         lines.append("  best peer / heed: {:.2f} by best, {:.2f} by median time".format(*lead(results)))
@@ -40,7 +42,7 @@ def cell(result, with_entry):
 
 
 def markdown(document):
-    """A table for each number of threads: GFLOP/s, share of the FMA peak, and how many times faster heed is."""
+    """A table for each number of threads and family: GFLOP/s, share of the FMA peak, how many times faster heed is."""
     parts = []
     for context in document["contexts"]:
         rows = [r for r in document["benchmarks"] if r["threads"] == context["threads"]]
@@ -48,15 +50,23 @@ def markdown(document):
         v = context["versions"]
         peak = context["peak_gflops"]["median"] if "peak_gflops" in context else 0
         parts += [f"{context['cpu']}, {threads}, FMA peak {peak:.0f} GFLOP/s (fp32); {context['compiler']},"
-                  f" {context['flags']}; ONNX Runtime {v['onnxruntime']}, PyTorch {v['torch']}.", "",
-                  "| dtype/mask/B/heads/N/D | heed | best of ONNX Runtime | best of PyTorch | best peer / heed |",
-                  "| --- | --- | --- | --- | --- |"]
-        for name in dict.fromkeys(r["case"] for r in rows):
-            results = [r for r in rows if r["case"] == name]
-            heed, ort, torch = (best(results, library) for library in ("heed", "onnxruntime", "torch"))
-            ratio = "{:.2f} ({:.2f})".format(*lead(results)) if lead(results) else "-"
-            parts.append(f"| {name} | {cell(heed, False)} | {cell(ort, True)} | {cell(torch, True)} | {ratio} |")
-        parts.append("")
+                  f" {context['flags']}; ONNX Runtime {v['onnxruntime']}, PyTorch {v['torch']}"
+                  f"{', ggml-python ' + v['ggml-python'] if 'ggml-python' in v else ''}.", ""]
+        for family in dict.fromkeys(r["family"] for r in rows):
+            parts += family_table([r for r in rows if r["family"] == family])
     parts.append("GFLOP/s of the best sample (median share of the fp32 FMA peak measured beside each sample)."
                  " Last column: time of the best peer over that of heed, by best (by median) sample.")
     return "\n".join(parts)
+
+
+def family_table(rows):
+    peers = [library for library in PEERS if best(rows, library)]
+    titles = ["form/dtype/mask/B/heads/N/D", "heed", *(f"best of {PEERS[library]}" for library in peers),
+              "best peer / heed"]
+    lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
+    for name in dict.fromkeys(r["case"] for r in rows):
+        results = [r for r in rows if r["case"] == name]
+        cells = [name, cell(best(results, "heed"), False), *(cell(best(results, library), True) for library in peers),
+                 "{:.2f} ({:.2f})".format(*lead(results)) if lead(results) else "-"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares heed's softmax_forward with ONNX Runtime and PyTorch on the CPU: same tensors, one process, in alternation.
+"""Compares heed with ONNX Runtime, PyTorch and ggml on the CPU: same tensors, one process, in alternation.
 
     python3 bench/peers/run.py --threads 1                             every case
     python3 bench/peers/run.py --threads 1 2 --json peers.json --markdown
@@ -35,6 +35,7 @@ WARM_UP_BELOW_SECONDS = 0.2
 LONGEST_PEAK_SECONDS = 0.25
 HOPELESS = 10  # times the fastest contestant: one sample is enough
 FLAGS = ["-O3", "-march=native", "-fopenmp"]
+OPTIONAL = {"ggml-python"}
 
 
 def arguments():
@@ -57,7 +58,7 @@ def matches(name, parts, start="*"):
 
 
 def versions():
-    """Installed versions of what requirements.txt names; ends the program if one is missing."""
+    """Installed versions of what requirements.txt names; ends the program if one is missing that is not optional."""
     found, missing = {}, []
     for line in (HERE / "requirements.txt").read_text().splitlines():
         if not line or line.startswith("#"):
@@ -66,7 +67,10 @@ def versions():
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            missing.append(package)
+            if package in OPTIONAL:
+                print(f"note: {package} is not installed, its entry points are left out", file=sys.stderr)
+            else:
+                missing.append(package)
             continue
         if found[package].split("+")[0] != wanted:
             print(f"note: {package} {found[package]} is installed, requirements.txt pins {wanted}", file=sys.stderr)
@@ -114,13 +118,15 @@ def seconds(run, calls=1):
 
 def enter(case, kinds, threads, heed, log):
     """The contestants of a case that can compute it and agree with heed; what became of the others; mismatches."""
-    from contestants import Heed
+    from contestants import HEED
 
     tensors = Tensors(case)
-    first = Heed(case, tensors, threads, heed)
+    first = HEED[case.family](case, tensors, threads, heed)
     first.run()
     ready, absent, wrong = [], [], 0
     for kind in kinds:
+        if kind.family != case.family:
+            continue
         try:
             own = Tensors(case) if kind.makes_tensors else tensors
             contestant = kind(case, own, threads, heed)
@@ -131,7 +137,7 @@ def enter(case, kinds, threads, heed, log):
             continue
         reference = first
         if kind.makes_tensors:
-            reference = Heed(case, own, threads, heed)
+            reference = HEED[case.family](case, own, threads, heed)
             reference.run()
         good, difference = agree(case, contestant.output(), reference.output())
         if good:
@@ -172,10 +178,11 @@ def measure(case, ready, samples, threads, heed):
     for c in ready:
         best = min(times[c])
         results.append({
-            "name": f"softmax/{case.name}/{threads}", "case": case.name, "library": c.library, "entry": c.entry,
-            "layout": c.layout, "threads": threads, "real_time": best * 1e3, "median_time": median(times[c]) * 1e3,
-            "time_unit": "ms", "gflops_best": case.flops / best * 1e-9, "share_best": max(shares[c]),
-            "share_median": median(shares[c]), "samples": [t * 1e3 for t in times[c]], "difference": c.difference})
+            "name": f"{case.family}/{case.name}/{threads}", "family": case.family, "case": case.name,
+            "library": c.library, "entry": c.entry, "layout": c.layout, "threads": threads, "real_time": best * 1e3,
+            "median_time": median(times[c]) * 1e3, "time_unit": "ms", "gflops_best": case.flops / best * 1e-9,
+            "share_best": max(shares[c]), "share_median": median(shares[c]), "samples": [t * 1e3 for t in times[c]],
+            "difference": c.difference})
     return results, peaks
 
 
@@ -199,7 +206,7 @@ def run(options, threads):
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     # Comes after torch, so that both use one OpenMP runtime and its one pool of threads.
-    from contestants import PEERS, Heed, HeedLibrary
+    from contestants import HEED, PEERS, HeedLibrary
 
     heed = HeedLibrary(path)
 
@@ -210,7 +217,7 @@ def run(options, threads):
                "compiler": heed.compiler(), "flags": flags, "vector_bits": heed.vector_bits(),
                "python": sys.version.split()[0], "versions": found, "date": time.strftime("%Y-%m-%d"),
                "command": shlex.join(["bench/peers/run.py", *sys.argv[1:]]), "load_before": os.getloadavg()[0]}
-    kinds = [Heed] + [kind for kind in PEERS if matches(f"{kind.library} {kind.entry}", options.peers)]
+    kinds = [*HEED.values()] + [kind for kind in PEERS if matches(f"{kind.library} {kind.entry}", options.peers)]
     benchmarks, absentees, peaks, mismatches = [], [], [], 0
     for case in all_cases():
         if not matches("/" + case.name, options.shapes, "*/"):

@@ -12,6 +12,7 @@ namespace recall {
 
 struct settings {
   index_t pairs = 32;
+  index_t slots = 40, features = 12;  // of GSA
   index_t steps = 1000, report_every = 100;
   index_t tokens = 3072;  // in a batch
   index_t tests = 64;     // sequences that recall is measured on
@@ -19,19 +20,17 @@ struct settings {
   vocabulary words{};
 };
 
-/// GSA has a few slots more than there are pairs. The matrices of linear attention and GLA are square and as large as
-/// GSA's state allows; softmax attention has GSA's heads.
-inline training::mixer_shape shape_of(std::string_view mixer, index_t pairs) {
-  training::mixer_shape shape{.width = 64, .features = 16, .value_features = 16, .slots = pairs + pairs / 4};
-  if (mixer == "linear" || mixer == "gla") {
-    const auto state = static_cast<double>(shape.slots * (shape.features + shape.value_features));
-    shape.features = shape.value_features = static_cast<index_t>(std::sqrt(state));
-  }
+/// Linear attention and GLA get matrices as large as GSA's state allows, softmax attention the heads of GSA.
+inline training::mixer_shape shape_of(std::string_view mixer, const settings& s) {
+  training::mixer_shape shape{.width = 64, .features = s.features, .value_features = s.features, .slots = s.slots};
+  if (mixer == "linear" || mixer == "gla")
+    shape.features = shape.value_features =
+        static_cast<index_t>(std::sqrt(static_cast<double>(2 * s.slots * s.features)));
   return shape;
 }
 
 struct progress {
-  index_t step = 0, pairs = 0;
+  index_t state = 0, step = 0, pairs = 0;
   double loss = 0, accuracy = 0;  // of the batch
   double recall = 0;              // on sequences with all pairs that are never trained on
 };
@@ -47,18 +46,18 @@ struct result {
 template <class Report>
 result train(const std::string& mixer, unsigned seed, const settings& s, const Report& report) {
   const auto start = std::chrono::steady_clock::now();
-  model<float> learner(mixer, {.longest = 3 * s.pairs, .words = s.words, .mixer = shape_of(mixer, s.pairs)}, seed);
+  model<float> learner(mixer, {.longest = 3 * s.pairs, .words = s.words, .mixer = shape_of(mixer, s)}, seed);
   std::mt19937 random(seed), test_random(~seed);
   const examples test = draw(s.words, s.pairs, s.tests, test_random);
   result r{learner.state_size(3 * s.pairs), learner.weights().size()};
   for (index_t step = 1; step <= s.steps; ++step) {
     const index_t pairs = std::min(s.pairs, 2 + (s.pairs - 2) * step * 5 / (s.steps * 3));
-    const examples batch = draw(s.words, pairs, std::max<index_t>(1, s.tokens / (3 * s.pairs)), random);
+    const examples batch = draw(s.words, pairs, std::max<index_t>(1, s.tokens / (3 * pairs)), random);
     const auto score = learner.answer(batch, true);
     learner.weights().step({.rate = training::cosine_rate(step - 1, s.steps, s.steps / 10, s.rate)});
     if (step % s.report_every == 0 || step == s.steps) {
       r.recall = learner.answer(test, false).accuracy();
-      report(progress{step, pairs, score.loss, score.accuracy(), r.recall});
+      report(progress{r.state, step, pairs, score.loss, score.accuracy(), r.recall});
     }
   }
   r.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

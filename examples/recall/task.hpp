@@ -1,5 +1,6 @@
-/// Multi-query associative recall: pairs of a key and a value, then the keys in another order. At each of them the model
-/// has to say the value. Arora et al., Zoology: Measuring and Improving Recall in Efficient Language Models, 2023.
+/// Multi-query associative recall: pairs of a key and a value, then the keys in another order. At each of them the
+/// model has to say the value.
+/// Arora et al., Zoology: Measuring and Improving Recall in Efficient Language Models, 2023.
 ///
 ///     k7 v3 k2 v9 k5 v3 | k2 k7 k5        answers v9 v3 v3
 #pragma once
@@ -7,6 +8,7 @@
 #include <algorithm>
 #include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "layers.hpp"
@@ -40,9 +42,9 @@ inline examples draw(const vocabulary& words, index_t pairs, index_t count, std:
   std::iota(order.begin(), order.end(), 0);
   std::uniform_int_distribution<token> value(0, static_cast<token>(words.values - 1));
   for (index_t i = 0; i < count; ++i) {
-    std::shuffle(keys.begin(), keys.end(), random);
     std::shuffle(order.begin(), order.end(), random);
     for (std::size_t pair = 0; pair < values.size(); ++pair) {
+      std::swap(keys[pair], keys[std::uniform_int_distribution<std::size_t>(pair, keys.size() - 1)(random)]);
       values[pair] = value(random);
       drawn.tokens.push_back(keys[pair]);
       drawn.tokens.push_back(static_cast<token>(words.keys) + values[pair]);

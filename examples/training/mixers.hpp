@@ -3,7 +3,8 @@
 ///
 ///     y = rms_norm(mix(map(convolution([q k v])), rest)) Wout          [q k v rest] = x Win
 ///
-/// where map is silu for GLA and GSA, and the same use: forward(x, batch) and backward(dy), as the layers of layers.hpp.
+/// where map is silu for GLA and GSA, and leaves the others as they are, and the same use as layers.hpp has it:
+/// forward(x, batch) and backward(dy).
 #pragma once
 
 #include <heed/core/tensor.hpp>

@@ -24,7 +24,9 @@ using matrix_map = Eigen::Map<matrix<T>>;
 template <class F>
 void for_row_blocks(index_t rows, const F& f) {
   constexpr index_t block = 64;
+#if defined(_OPENMP)
 #pragma omp parallel for schedule(static) if (rows > block)
+#endif
   for (index_t first = 0; first < rows; first += block) f(first, std::min(block, rows - first));
 }
 

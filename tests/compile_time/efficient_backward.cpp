@@ -1,4 +1,4 @@
-#include <heed/linear.hpp>
+#include <heed/ops/linear/efficient.hpp>
 
 void call(heed::view<const float, 4> q, heed::view<const float, 4> k, heed::view<const float, 4> v,
           heed::view<const float, 3> key_max, heed::view<const float, 3> key_sum, heed::view<const float, 4> dout,

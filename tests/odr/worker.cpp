@@ -49,4 +49,21 @@ void fade(heed::view<const float, 4> q, heed::view<const float, 4> k, heed::view
   heed::lightning_step(q, k, v, slopes, out, state);
 }
 
+void control(heed::view<const float, 4> q, heed::view<const float, 4> k, heed::view<const float, 4> v,
+             heed::view<const float, 4> s, heed::view<float, 4> out, heed::view<float, 4> state,
+             heed::view<float, 3> log_sums) {
+  heed::abc_forward(q, k, v, s, out);
+  heed::abc_backward(q, k, v, s, s, q, out, out, out, out);
+  heed::abc_step(q, k, v, s, out, state, state, log_sums);
+  heed::slot_gates_forward(q, out, state);
+  heed::slot_gates_backward(q, k, v, out);
+}
+
+void scan(heed::view<const float, 4> x, heed::view<const float, 3> dt, heed::view<const float, 1> a,
+          heed::view<float, 4> y, heed::view<float, 3> ddt, heed::view<float, 2> da, heed::view<float, 4> state) {
+  heed::ssd_forward(x, dt, a, x, x, a, y);
+  heed::ssd_backward(x, dt, a, x, x, a, x, y, ddt, da, y, y, da);
+  heed::ssd_step(x, dt, a, x, x, a, y, state);
+}
+
 }  // namespace odr::HEED_ODR_MACHINE

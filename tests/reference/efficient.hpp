@@ -95,14 +95,23 @@ struct efficient_head {
         for (double& value : row) value /= std::sqrt(static_cast<double>(keys));
   }
 
-  /// sum_d rho_q[i][d] sum_j rho_k[j][d] v[j][e], or that of magnitudes.
-  double out(std::size_t i, std::size_t e, bool magnitudes) const {
-    double sum = 0;
+  /// Of row i: sum_d rho_q[i][d] sum_j rho_k[j][d] v[j], or that of magnitudes.
+  std::vector<double> out(std::size_t i, const feature_rows& context, bool magnitudes) const {
+    std::vector<double> sum(context[0].size());
+    for (std::size_t d = 0; d < q[i].size(); ++d)
+      for (std::size_t e = 0; e < sum.size(); ++e)
+        sum[e] += (magnitudes ? std::fabs(q[i][d]) : q[i][d]) * context[d][e];
+    return sum;
+  }
+  /// [D][E]: sum_j rho_k[j][d] v[j][e], or that of magnitudes.
+  feature_rows context(std::size_t value_features, bool magnitudes) const {
+    feature_rows sum(key_max.size(), std::vector<double>(value_features));
     for (std::size_t j = 0; j < k.size(); ++j)
-      for (std::size_t d = 0; d < q[i].size(); ++d) {
-        const double term = q[i][d] * k[j][d] * v[j][e];
-        sum += magnitudes ? std::fabs(term) : term;
-      }
+      for (std::size_t d = 0; d < sum.size(); ++d)
+        for (std::size_t e = 0; e < value_features; ++e) {
+          const double term = k[j][d] * v[j][e];
+          sum[d][e] += magnitudes ? std::fabs(term) : term;
+        }
     return sum;
   }
 };
@@ -131,12 +140,16 @@ inline efficient_result efficient(const efficient_attention& x) {
         result.key_max(b, g, d) = head.key_max[static_cast<std::size_t>(d)];
         result.key_sum(b, g, d) = head.key_sum[static_cast<std::size_t>(d)];
       }
-      for (index_t i = 0; i < N; ++i)
+      const auto context = head.context(static_cast<std::size_t>(E), false);
+      const auto magnitudes = head.context(static_cast<std::size_t>(E), true);
+      for (index_t i = 0; i < N; ++i) {
+        const auto row = head.out(static_cast<std::size_t>(i), context, false);
+        const auto size = head.out(static_cast<std::size_t>(i), magnitudes, true);
         for (index_t e = 0; e < E; ++e) {
-          const auto row = static_cast<std::size_t>(i), column = static_cast<std::size_t>(e);
-          result.out(b, h, i, e) = head.out(row, column, false);
-          result.out_noise(b, h, i, e) = factor * head.out(row, column, true);
+          result.out(b, h, i, e) = row[static_cast<std::size_t>(e)];
+          result.out_noise(b, h, i, e) = factor * size[static_cast<std::size_t>(e)];
         }
+      }
     }
   return result;
 }

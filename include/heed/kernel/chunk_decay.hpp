@@ -13,6 +13,10 @@ namespace detail {
 template <class T>
 inline constexpr T negligible_decay = std::is_same_v<T, float> ? T(1e-30) : T(1e-290);
 
+/// Products down to here have an inverse that rows may be multiplied by: 1e18 remains for their numbers.
+template <class T>
+inline constexpr T mild_decay = std::is_same_v<T, float> ? T(1e-20) : T(1e-150);
+
 template <class T, class A>
 HEED_INLINE pack<T, A> without_negligible(pack<T, A> x) noexcept {
   return select(abs(x) < pack<T, A>(negligible_decay<T>), pack<T, A>(T(0)), x);
@@ -48,7 +52,7 @@ struct chunk_decay {
   /// [i]: product of all gates, and its inverse.
   T* total = nullptr;
   T* inverse = nullptr;
-  /// Whether all inverses are finite, so that the gates between tokens j and t may be had as
+  /// Whether all inverses are of use, so that the gates between tokens j and t may be had as
   /// until[t] * inverse * after[j].
   bool mild = true;
 
@@ -93,7 +97,7 @@ struct chunk_decay {
                          }
                        for (int v = 0; v < some; ++v) {
                          const index_t i = (first + v) * index_t(P::lanes);
-                         mild = mild && !any(product[v] < P(negligible_decay<T>));
+                         mild = mild && !any(product[v] < P(mild_decay<T>));
                          product[v].store_aligned(total + i);
                          (P(T(1)) / product[v]).store_aligned(inverse + i);
                          product[v] = P(T(1));

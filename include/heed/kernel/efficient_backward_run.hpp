@@ -200,7 +200,7 @@ class efficient_backward_run {
       });
       space.factors[i] = reduce_add(sum);
     }
-    store_rows<T, A>(row_span<const T>(space.slopes), count, call_.features(), to, [&](index_t i, index_t d, P slope) {
+    store_each<T, A>(row_span<const T>(space.slopes), count, call_.features(), to, [&](index_t i, index_t d, P slope) {
       return call_.softmax() ? P::load_aligned(space.features[i] + d) * (slope - P(space.factors[i])) : slope;
     });
   }
@@ -233,12 +233,13 @@ class efficient_backward_run {
       }
       if (count == 0) return;
       const row_span<const T> features = key_features(space, rows_at(call_.k, b, g, block.first), count);
-      multiply_rows<T, A>(features, count, r.gradient, D, E, space.values);
-      store_rows<T, A>(row_span<const T>(space.values), count, E, dv, [](index_t, index_t, P x) { return x; });
+      const row_span<T> left = rows_to_leave<T, A>(dv, E, space.values);
+      multiply_rows<T, A>(features, count, r.gradient, D, E, left);
+      leave_rows<T, A>(left, dv, 0, count, E);
       const row_span<const T> values =
           rows_for_scalars<T, A>(rows_at(call_.v, b, g, block.first), 0, count, E, space.values);
       multiply_rows<T, A>(values, count, r.gradient_by_value, E, D, space.slopes);
-      store_rows<T, A>(row_span<const T>(space.slopes), count, D, dk, [&](index_t j, index_t d, P slope) {
+      store_each<T, A>(row_span<const T>(space.slopes), count, D, dk, [&](index_t j, index_t d, P slope) {
         return call_.softmax() ? P::load_aligned(space.features[j] + d) * (slope - P::load_aligned(r.means + d))
                                : slope;
       });

@@ -202,7 +202,7 @@ class efficient_forward_run {
         std::fill_n(space.factors, count, T(1));
       }
       multiply_rows<T, A>(features, count, context, call_.features(), call_.value_features(), space.values);
-      store_rows<T, A>(row_span<const T>(space.values), count, call_.value_features(), rows_at(out, b, h, first),
+      store_each<T, A>(row_span<const T>(space.values), count, call_.value_features(), rows_at(out, b, h, first),
                        [&](index_t i, index_t, P x) { return x * P(space.factors[i]); });
     }
   }

@@ -72,28 +72,30 @@ template <class T, class A>
 HEED_NOINLINE void add_context(row_span<const T> weights, row_span<const T> values, index_t count, index_t features,
                                index_t value_features, row_span<T> to) noexcept {
   using P = pack<T, A>;
+  prefetcher nothing;
+  const auto add = [&](index_t d, int v, P sum) {
+    T* const at = to[d] + v * P::lanes;
+    (P::load_aligned(at) + sum).store_aligned(at);
+  };
   sum_product<T, A>(
       {0, features}, {0, value_features}, [](index_t, int) { return P(T(0)); },
-      transposed_times(weights, values, count),
-      [&](index_t d, int v, P sum) {
-        T* const at = to[d] + v * P::lanes;
-        (P::load_aligned(at) + sum).store_aligned(at);
-      });
+      transposed_times(weights, values, count), add, nothing);
 }
 
-/// to[row] = sum_i rows[row][i] matrix[i] for a block.
+/// to[row] = sum_i rows[row][i] matrix[i] for a block, whole vectors.
 template <class T, class A>
 HEED_NOINLINE void multiply_rows(row_span<const T> rows, index_t count, row_span<const T> matrix, index_t depth,
                                  index_t features, row_span<T> to) noexcept {
   using P = pack<T, A>;
+  prefetcher nothing;
+  const auto store = [&](index_t row, int v, P sum) { sum.store(to[row] + v * P::lanes); };
   sum_product<T, A>(
-      {0, count}, {0, features}, [](index_t, int) { return P(T(0)); }, times(rows, matrix, depth),
-      [&](index_t row, int v, P sum) { sum.store_aligned(to[row] + v * P::lanes); });
+      {0, count}, {0, features}, [](index_t, int) { return P(T(0)); }, times(rows, matrix, depth), store, nothing);
 }
 
 /// to[i] = number(i, d, from[i]) for a block, vector by vector.
 template <class T, class A, class S, class Number>
-HEED_INLINE void store_rows(row_span<const T> from, index_t count, index_t features, row_span<S> to,
+HEED_INLINE void store_each(row_span<const T> from, index_t count, index_t features, row_span<S> to,
                             const Number& number) noexcept {
   for (index_t i = 0; i < count; ++i)
     for_vectors<T, A>(features, [&](index_t d, int some) {

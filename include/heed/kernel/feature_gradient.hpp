@@ -57,19 +57,45 @@ class feature_gradient_rows : public feature_rows<A, S> {
       this->append(upstream[t], -reduce_add(mean));
     }
   }
-  void differentiate(row_span<const T> made, index_t begin, index_t end, row_span<T> gradients) const noexcept {
+  void differentiate_values(const recurrence_stream&, chunk_span, row_span<T>) const noexcept {}
+  void differentiate_queries(typename base::workspace&, index_t begin, index_t end, row_span<const T> made,
+                             row_span<T> gradients) const noexcept {
     differentiate_map<T, A>(gradient_.forward.map, made, begin, end, gradient_.forward.features(), gradients);
+  }
+  void differentiate_keys(typename base::workspace&, index_t count, row_span<const T> made,
+                          row_span<T> gradients) const noexcept {
+    differentiate_map<T, A>(gradient_.forward.map, made, 0, count, gradient_.forward.features(), gradients);
   }
 
  private:
   const call_type& gradient_;
 };
 
+/// The same call for queries [begin, end) alone.
+template <class Call>
+Call gradient_of_queries(Call call, index_t begin, index_t end) noexcept {
+  const auto cut = [&](auto& t) {
+    if (t) t = t.slice(2, begin, end);
+  };
+  cut(call.forward.q);
+  cut(call.dout);
+  cut(call.dq);
+  cut(call.out);
+  cut(call.denominator);
+  call.forward.offset += begin;
+  return call;
+}
+
 /// Calls f with what walks back over the chunks of a call.
 template <class A, class S, class F>
 void with_linear_gradients(const feature_gradient_call<S>& call, const F& f) {
   if (call.forward.map == feature_map::identity && !call.forward.normalise) {
-    const linear_gradient_call<S> plain{call.forward, call.dout, call.dq, call.dk, call.dv, {}, {}, {}, {}};
+    linear_gradient_call<S> plain{};
+    plain.forward = call.forward;
+    plain.dout = call.dout;
+    plain.dq = call.dq;
+    plain.dk = call.dk;
+    plain.dv = call.dv;
     f(linear_backward_chunks<A, S, gate_kind::none>(plain));
   } else if (call.forward.shifted()) {
     f(linear_backward_chunks<A, S, gate_kind::feature, feature_gradient_rows<A, S>>(call));

@@ -205,6 +205,8 @@ class feature_rows {
     index_t count = 0;
   };
 
+  static constexpr bool weighs = false;
+  index_t features() const noexcept { return call_.features(); }
   index_t columns() const noexcept { return call_.columns(); }
   index_t extra_numbers() const noexcept {
     return call_.shifted() ? round_up(call_.features(), cache_line / index_t(sizeof(T))) : 0;

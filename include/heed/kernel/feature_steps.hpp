@@ -40,9 +40,9 @@ class feature_steps {
       if (call_.normalise)
         for (index_t d = 0; d < features.high; ++d) sum_(stream.sequence, stream.state_head, d) += space.key.data[d];
       for (index_t h = 0; h < stream.heads; ++h) space.divisors[h] = make_read(space, stream, t, h);
-      step_state<gate_side::none, T, A>(state.data(), state.stride(0), features.high, call_.value_features(),
-                                        {space.key.data, space.value.data, nullptr, nullptr}, stream.heads,
-                                        space.reads.data, space.reads.stride, space.sums.data, space.sums.stride);
+      write_and_read<gate_side::none, T, A>(state.data(), state.stride(0), features.high, call_.value_features(),
+                                            {space.key.data, space.value.data, nullptr, nullptr}, stream.heads,
+                                            space.reads.data, space.reads.stride, space.sums.data, space.sums.stride);
       for (index_t h = 0; h < stream.heads; ++h) {
         const P divisor(space.divisors[h]);
         S* const out = &call_.out(stream.batch, stream.first_head + h, t, 0);

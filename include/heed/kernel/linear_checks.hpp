@@ -76,13 +76,23 @@ feature_call<S> linear_feature_call(const view<const S, 4>& q, const view<const 
           options.denominator};
 }
 
+/// The same call for queries [begin, end) alone.
+template <class Call>
+Call with_queries(Call call, index_t begin, index_t end) noexcept {
+  call.q = call.q.slice(2, begin, end);
+  call.out = call.out.slice(2, begin, end);
+  if (call.denominator) call.denominator = call.denominator.slice(2, begin, end);
+  call.offset += begin;
+  return call;
+}
+
 /// The same call without keys, whose queries see the initial state.
-template <class S>
-feature_call<S> without_keys(feature_call<S> call) noexcept {
+template <class Call>
+Call without_keys(Call call) noexcept {
   call.k = call.k.slice(2, 0, 0);
   call.v = call.v.slice(2, 0, 0);
   call.final_state = {};
-  call.final_sum = {};
+  if constexpr (requires { call.final_sum; }) call.final_sum = {};
   call.offset = 0;
   return call;
 }

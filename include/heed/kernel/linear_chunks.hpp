@@ -15,7 +15,7 @@ struct linear_call {
   using T = accumulator_t<S>;
   view<const S, 4> q, k, v;
   view<S, 4> out;
-  /// Log gates: [B,G,M,D], or [B,G,M], or decays [H] whose negative is the log gate of every token.
+  /// Log gates: [B,G,M,D], or [B,G,M], or slope_sign slopes [H] of query heads, whose states are their own then.
   view<const T, 4> feature_gates;
   view<const T, 3> token_gates;
   view<const T, 1> slopes;
@@ -27,6 +27,11 @@ struct linear_call {
   index_t chunk;
   /// Position of query 0 among the keys.
   index_t offset;
+  T slope_sign = T(-1);
+  /// [B,H,M]: what a token multiplies the slope of its head by. Default 1.
+  view<const T, 3> steps{};
+  /// [H]: what outputs get of the values of their own token besides. Default 0.
+  view<const T, 1> skips{};
 
   index_t features() const noexcept { return k.extent(3); }
   index_t value_features() const noexcept { return v.extent(3); }
@@ -34,17 +39,27 @@ struct linear_call {
   index_t row(const recurrence_stream& stream, index_t t) const noexcept {
     return stream.first_token + (reverse ? stream.tokens - 1 - t : t);
   }
-  /// Whether a query head has one gate for all tokens, and so a state of its own.
-  bool constant() const noexcept { return slopes.extent(0) > 0; }
+  /// Whether query heads have slopes, and all tokens of a head the same gate.
+  bool sloped() const noexcept { return slopes.extent(0) > 0; }
+  bool constant() const noexcept { return sloped() && steps.extent(1) == 0; }
+  T step(const recurrence_stream& stream, index_t t) const noexcept {
+    return steps.extent(1) > 0 ? steps(stream.batch, stream.state_head, row(stream, t)) : T(1);
+  }
   T token_log_gate(const recurrence_stream& stream, index_t t) const noexcept {
-    return constant() ? -slopes[stream.state_head] : token_gates(stream.batch, stream.kv_head, row(stream, t));
+    if (sloped()) return slope_sign * slopes[stream.state_head] * step(stream, t);
+    return token_gates(stream.batch, stream.kv_head, row(stream, t));
+  }
+  /// Query heads may share rows of q, and states of a kv head have values of their own.
+  index_t heads() const noexcept { return sloped() ? slopes.extent(0) : q.extent(1); }
+  index_t query_head(index_t head) const noexcept { return head / (heads() / q.extent(1)); }
+  index_t value_head(const recurrence_stream& stream) const noexcept {
+    return v.extent(1) == k.extent(1) ? stream.kv_head : stream.state_head;
   }
   index_t chunk_tokens() const noexcept {
     return std::min(chunk, std::max<index_t>(std::max(q.extent(2), k.extent(2)), 1));
   }
   stream_numbering streams() const noexcept {
-    return {cu ? cu.size() - 1 : q.extent(0),       q.extent(1), k.extent(1),
-            constant() ? q.extent(1) : k.extent(1), k.extent(2), cu};
+    return {cu ? cu.size() - 1 : q.extent(0), heads(), k.extent(1), sloped() ? heads() : k.extent(1), k.extent(2), cu};
   }
 };
 
@@ -145,7 +160,11 @@ class tensor_rows {
     row_span<const T> values;
   };
 
-  /// Columns of a state, and numbers that it holds besides.
+  /// Whether prepare_weights(space, count) and weigh(space, rows, weights, ahead) make the weights of pairs within a
+  /// chunk; else they are products of what is made of queries and keys.
+  static constexpr bool weighs = false;
+  /// Rows and columns of a state, and numbers that it holds besides.
+  index_t features() const noexcept { return call_.features(); }
   index_t columns() const noexcept { return call_.value_features(); }
   index_t extra_numbers() const noexcept { return 0; }
 
@@ -185,7 +204,7 @@ class tensor_rows {
   /// Rows of a query head, of which [begin, end) are there.
   row_span<const S> queries(workspace&, const recurrence_stream& stream, index_t head, index_t first, index_t,
                             index_t) const noexcept {
-    return stream_rows(call_.q, stream, head, first, call_.reverse);
+    return stream_rows(call_.q, stream, call_.query_head(head), first, call_.reverse);
   }
   /// Where scaled sums of these rows go, in whole vectors, and what becomes of them there.
   row_span<T> outputs(workspace& space, const recurrence_stream& stream, index_t head, index_t first) const noexcept {
@@ -211,10 +230,12 @@ class linear_forward_chunks {
 
   struct workspace {
     workspace(const linear_forward_chunks& op, scratch_cursor& memory) noexcept : rows(op.rows_, memory, op.chunk()) {
-      const index_t tokens = op.chunk(), features = op.call_.features(), value_features = op.call_.value_features();
-      query_copies = take_rows<T>(memory, tokens, features);
-      key_copies = take_rows<T>(memory, tokens, features);
-      panels = take_panels<T, A>(memory, tokens, features);
+      const index_t tokens = op.chunk(), features = op.rows_.features(), value_features = op.call_.value_features();
+      if constexpr (!Rows::weighs) {
+        query_copies = take_rows<T>(memory, tokens, features);
+        key_copies = take_rows<T>(memory, tokens, features);
+        panels = take_panels<T, A>(memory, tokens, features);
+      }
       weights = take_rows<T>(memory, tokens, tokens);
       if constexpr (Kind == gate_kind::feature) {
         decay = chunk_decay<T>(memory, tokens, features);
@@ -244,13 +265,13 @@ class linear_forward_chunks {
   index_t queries_of(const recurrence_stream& stream) const noexcept {
     return call_.cu ? stream.tokens : call_.q.extent(2);
   }
-  index_t gated_features() const noexcept { return call_.features(); }
+  index_t gated_features() const noexcept { return rows_.features(); }
   index_t pitch() const noexcept { return conflict_free_pitch<T>(rows_.columns()); }
-  index_t state_size() const noexcept { return call_.features() * pitch() + rows_.extra_numbers(); }
+  index_t state_size() const noexcept { return rows_.features() * pitch() + rows_.extra_numbers(); }
 
   void load_state(const recurrence_stream& stream, T* state) const noexcept {
     std::fill_n(state, state_size(), T(0));
-    rows_.load_state(stream, state, pitch(), 1, state + call_.features() * pitch());
+    rows_.load_state(stream, state, pitch(), 1, state + rows_.features() * pitch());
   }
 
   void finish(const recurrence_stream& stream, const T* state) const noexcept {
@@ -263,7 +284,7 @@ class linear_forward_chunks {
   void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, index_range features,
                const T* state) const noexcept {
     space.count = span.count;
-    rows_.prepare(space.rows, stream, span, features, state + call_.features() * pitch());
+    rows_.prepare(space.rows, stream, span, features, state + rows_.features() * pitch());
     const auto keys = rows_.keys(space.rows, stream, span);
     if constexpr (Kind == gate_kind::feature) {
       const auto some = [&](index_t i) { return static_cast<int>(std::min<index_t>(P::lanes, call_.features() - i)); };
@@ -295,8 +316,7 @@ class linear_forward_chunks {
         space.token.repeat(span.count, call_.token_log_gate(stream, span.first));
       else
         space.token.template multiply<A>(span.count, token_log_gates(stream, span));
-      copy_rows<T, A>(stream_rows(call_.v, stream, stream.kv_head, span.first, call_.reverse), 0, span.count,
-                      call_.value_features(), space.faded_values,
+      copy_rows<T, A>(space.rows.values, 0, span.count, rows_.columns(), space.faded_values,
                       [&](index_t t, index_t, P x) { return x * P(space.token.after[t]); });
     }
   }
@@ -304,7 +324,9 @@ class linear_forward_chunks {
   void attend(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
     const auto [begin, end] = tokens_of_queries(stream, span);
     if (begin == end) return;
-    if constexpr (Kind == gate_kind::feature)
+    if constexpr (Rows::weighs)
+      rows_.prepare_weights(space.rows, span.count);
+    else if constexpr (Kind == gate_kind::feature)
       transpose_rows<T, A>(space.keys, span.count, space.panels, [&](index_t d) { return P(space.decay.inverse[d]); });
     else
       transpose_rows<T, A>(space.keys, span.count, space.panels, [](index_t) { return P(T(1)); });
@@ -324,13 +346,15 @@ class linear_forward_chunks {
                           [&](index_t t, index_t i, P x) { return x * space.decay.template until_at<A>(t, i); });
       } else
         faded = rows_for_scalars<T, A>(queries, begin, end, call_.features(), space.query_copies);
-      if (Kind != gate_kind::feature || space.decay.mild)
+      if constexpr (Rows::weighs)
+        rows_.weigh(space.rows, {begin, end}, space.weights, space.ahead);
+      else if (Kind != gate_kind::feature || space.decay.mild)
         lower_products<T, A>(faded, space.panels, {begin, end}, space.weights, space.ahead);
       else
         weigh_carefully(space, stream, span, queries, begin, end);
       if constexpr (Kind == gate_kind::token) space.token.template fade<A>(space.weights, begin, end);
       sum_products<T, A>(
-          {begin, end}, {0, rows_.columns()}, times(faded, {state, pitch()}, call_.features()),
+          {begin, end}, {0, rows_.columns()}, times(faded, {state, pitch()}, rows_.features()),
           [&](index_t t, int, P sum) {
             if constexpr (Kind == gate_kind::token)
               return sum * P(space.token.until[t]);
@@ -359,14 +383,14 @@ class linear_forward_chunks {
         },
         transposed_times(space.keys, values, space.count),
         [&](index_t d, int v, P sum) { sum.store_aligned(to + d * pitch() + v * P::lanes); }, space.ahead);
-    rows_.advance(space.rows, to + call_.features() * pitch(), features);
+    rows_.advance(space.rows, to + rows_.features() * pitch(), features);
   }
 
   /// Outputs of queries that see all that a state holds.
   void read(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
     const bool nothing = stream.tokens == 0 && !call_.initial_state;
     const P scale(static_cast<T>(call_.scale));
-    rows_.prepare_reads(space.rows, state + call_.features() * pitch());
+    rows_.prepare_reads(space.rows, state + rows_.features() * pitch());
     space.ahead = {};
     for (index_t h = 0; h < stream.heads; ++h) {
       const index_t head = stream.first_head + h;
@@ -379,7 +403,7 @@ class linear_forward_chunks {
       const auto out = rows_.outputs(space.rows, stream, head, span.first);
       sum_product<T, A>(
           {0, span.count}, {0, rows_.columns()}, [](index_t, int) { return P(T(0)); },
-          times(queries, {state, pitch()}, call_.features()),
+          times(queries, {state, pitch()}, rows_.features()),
           [out, scale](index_t t, int v, P sum) { (sum * scale).store(out[t] + v * P::lanes); }, space.ahead);
       rows_.finish_outputs(space.rows, stream, head, span.first, 0, span.count);
     }
@@ -419,8 +443,9 @@ class linear_forward_chunks {
     const index_t shift = call_.reverse ? 0 : call_.offset;
     if (call_.feature_gates) add(call_.feature_gates, stream.kv_head, next, call_.features());
     add(call_.k, stream.kv_head, next, call_.features());
-    add(call_.v, stream.kv_head, next, call_.value_features());
-    for (index_t h = 0; h < stream.heads; ++h) add(call_.q, stream.first_head + h, next - shift, call_.features());
+    add(call_.v, call_.value_head(stream), next, call_.value_features());
+    for (index_t h = 0; h < stream.heads; ++h)
+      add(call_.q, call_.query_head(stream.first_head + h), next - shift, call_.features());
     const index_t tokens = span.count, vectors = vectors_of<T, A>(call_.value_features());
     space.ahead.spread(stream.heads * tokens * (vectors_of<T, A>(tokens) / 2 + vectors) + call_.features() * vectors);
   }

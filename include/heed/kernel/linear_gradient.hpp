@@ -45,8 +45,12 @@ class tensor_gradient_rows : public tensor_rows<A, S> {
     copy_rows<T, A>(rows(call_.dout), begin, end, call_.forward.value_features(), upstream,
                     [&](index_t, index_t, pack<T, A> x) { return x * scale; });
   }
-  /// From gradients by the rows that were made of queries or keys, in place.
-  void differentiate(row_span<const T>, index_t, index_t, row_span<T>) const noexcept {}
+  /// From gradients by the rows that were made of queries or keys, in place; and of values.
+  void differentiate_queries(typename tensor_rows<A, S>::workspace&, index_t, index_t, row_span<const T>,
+                             row_span<T>) const noexcept {}
+  void differentiate_keys(typename tensor_rows<A, S>::workspace&, index_t, row_span<const T>,
+                          row_span<T>) const noexcept {}
+  void differentiate_values(const recurrence_stream&, chunk_span, row_span<T>) const noexcept {}
 
  private:
   const call_type& call_;
@@ -120,7 +124,6 @@ class linear_backward_chunks {
       const index_t head = stream.first_head + h;
       read(space, stream, head, first, begin, end, span.count);
       core.template differentiate<true, false>(space.gated, gates(space, stream, span), before, later, earlier, h == 0);
-      store_reads(space, stream, head, first, begin, end);
       if constexpr (Kind != gate_kind::none)
         for (index_t t = 0; t < span.count; ++t)
           for (index_t i = 0; i < features(); i += P::lanes) {
@@ -128,6 +131,7 @@ class linear_backward_chunks {
             fma(P::load_aligned(core.gated_reads[t] + i), P::load_aligned(core.dgated_reads[t] + i), sum)
                 .store_aligned(space.gate_rows[t] + i);
           }
+      store_reads(space, stream, head, first, begin, end);
     }
     if constexpr (Kind != gate_kind::none)
       if (call_.dfeature_gates || call_.dtoken_gates || call_.dslopes) {
@@ -157,7 +161,7 @@ class linear_backward_chunks {
   }
 
  private:
-  index_t features() const noexcept { return call_.forward.features(); }
+  index_t features() const noexcept { return rows_.features(); }
   index_t value_features() const noexcept { return call_.forward.value_features(); }
   bool reverse() const noexcept { return call_.forward.reverse; }
   index_t pitch() const noexcept { return conflict_free_pitch<T>(features()); }
@@ -193,10 +197,10 @@ class linear_backward_chunks {
     if constexpr (Kind == gate_kind::feature)
       if (call_.forward.feature_gates) add(call_.forward.feature_gates, stream.kv_head, first, features());
     add(call_.forward.k, stream.kv_head, first, call_.forward.k.extent(3));
-    add(call_.forward.v, stream.kv_head, first, value_features());
+    add(call_.forward.v, call_.forward.value_head(stream), first, value_features());
     if (gradients && call_.forward.offset == 0)
       for (index_t h = 0; h < stream.heads; ++h) {
-        add(call_.forward.q, stream.first_head + h, first, call_.forward.q.extent(3));
+        add(call_.forward.q, call_.forward.query_head(stream.first_head + h), first, call_.forward.q.extent(3));
         add(call_.dout, stream.first_head + h, first, value_features());
       }
     const index_t vectors = vectors_of<T, A>(features());
@@ -219,14 +223,19 @@ class linear_backward_chunks {
   void store_reads(workspace& space, const recurrence_stream& stream, index_t head, index_t first, index_t begin,
                    index_t end) const noexcept {
     auto& core = space.core;
-    rows_.differentiate(core.gated_reads, begin, end, core.dgated_reads);
-    store_rows<A>(row_span<const T>(core.dgated_reads.from(begin)),
-                  stream_rows(call_.dq, stream, head, first + begin, reverse()), end - begin, features());
+    rows_.differentiate_queries(space.rows, begin, end, core.gated_reads, core.dgated_reads);
+    store_sums(core.dgated_reads.from(begin),
+               stream_rows(call_.dq, stream, call_.forward.query_head(head), first + begin, reverse()), end - begin,
+               call_.forward.features(), call_.forward.heads() == call_.forward.q.extent(1) || stream.first_of_kv_head);
   }
   void store_writes(workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
-    rows_.differentiate(space.gated.writes, 0, span.count, space.core.dgated_writes);
-    store_writes(space.core.dgated_writes, call_.dk, stream, span, features());
-    store_writes(space.core.dplain_writes, call_.dv, stream, span, value_features());
+    rows_.differentiate_keys(space.rows, span.count, space.gated.writes, space.core.dgated_writes);
+    rows_.differentiate_values(stream, span, space.core.dplain_writes);
+    store_sums(space.core.dgated_writes, stream_rows(call_.dk, stream, stream.kv_head, span.first, reverse()),
+               span.count, call_.forward.features(), stream.first_of_kv_head);
+    const index_t head = call_.forward.value_head(stream);
+    store_sums(space.core.dplain_writes, stream_rows(call_.dv, stream, head, span.first, reverse()), span.count,
+               value_features(), head == stream.state_head || stream.first_of_kv_head);
   }
 
   /// The gates of a vector of features of a token.
@@ -243,16 +252,14 @@ class linear_backward_chunks {
     }
   }
 
-  /// Gradients by writes: those of states that share a kv head are added up, in the order of their heads.
-  void store_writes(row_span<T> from, const view<S, 4>& to, const recurrence_stream& stream, chunk_span span,
-                    index_t features) const noexcept {
-    const auto rows = stream_rows(to, stream, stream.kv_head, span.first, reverse());
-    if (!stream.first_of_kv_head)
-      for (index_t t = 0; t < span.count; ++t)
+  /// Gradients of states that share rows are added up, in the order of their heads.
+  void store_sums(row_span<T> from, row_span<S> to, index_t count, index_t features, bool first) const noexcept {
+    if (!first)
+      for (index_t t = 0; t < count; ++t)
         for_vectors<T, A>(features, [&](index_t i, int some) {
-          (P::load_aligned(from[t] + i) + load_some<T, A>(rows[t] + i, some)).store_aligned(from[t] + i);
+          (P::load_aligned(from[t] + i) + load_some<T, A>(to[t] + i, some)).store_aligned(from[t] + i);
         });
-    store_rows<A>(row_span<const T>(from), rows, span.count, features);
+    store_rows<A>(row_span<const T>(from), to, count, features);
   }
 
   void store_gates(row_span<const T> rows, const recurrence_stream& stream, chunk_span span) const noexcept {
@@ -263,10 +270,13 @@ class linear_backward_chunks {
       for (index_t t = 0; t < span.count; ++t) {
         P sum(T(0));
         for_vectors<T, A>(features(), [&](index_t i, int some) { sum += load_some<T, A>(rows[t] + i, some); });
-        if (call_.forward.constant())
-          call_.dslopes(stream.sequence, stream.state_head) -= reduce_add(sum);
-        else
-          call_.dtoken_gates(stream.batch, stream.kv_head, call_.forward.row(stream, span.first + t)) = reduce_add(sum);
+        const T gate = reduce_add(sum);
+        if (call_.dslopes)
+          call_.dslopes(stream.sequence, stream.state_head) +=
+              call_.forward.slope_sign * call_.forward.step(stream, span.first + t) * gate;
+        if (call_.dtoken_gates)
+          call_.dtoken_gates(stream.batch, call_.forward.sloped() ? stream.state_head : stream.kv_head,
+                             call_.forward.row(stream, span.first + t)) = gate;
       }
     }
   }

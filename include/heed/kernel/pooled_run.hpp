@@ -33,11 +33,11 @@ class pooled_run : public recurrence_run<Operator> {
   using workspace = typename Operator::workspace;
 
   void advance(workspace& space, const recurrence_stream& stream, index_range features,
-               typename Operator::T* state) const {
+               typename Operator::T* current) const {
     const chunk_cuts cuts{stream.tokens, op_.chunk()};
     for (index_t c = 0; c < cuts.count(); ++c) {
-      op_.prepare(space, stream, cuts[c], features, state);
-      op_.advance(space, state, state, features);
+      op_.prepare(space, stream, cuts[c], features, current);
+      op_.advance(space, current, current, features);
     }
   }
 

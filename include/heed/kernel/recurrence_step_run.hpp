@@ -85,9 +85,11 @@ class linear_steps {
     const view<T, 2> state = state_[stream.sequence][stream.state_head];
     for (index_t t = 0; t < stream.tokens; ++t) {
       load_row<T, A>(&call_.k(stream.batch, stream.kv_head, t, 0), features, space.key);
-      load_row<T, A>(&call_.v(stream.batch, stream.kv_head, t, 0), value_features, space.value);
+      const S* const value = &call_.v(stream.batch, call_.value_head(stream), t, 0);
+      load_row<T, A>(value, value_features, space.value, P(call_.step(stream, t)));
       for (index_t h = 0; h < stream.heads; ++h)
-        load_row<T, A>(&call_.q(stream.batch, stream.first_head + h, t, 0), features, space.reads[h], scale);
+        load_row<T, A>(&call_.q(stream.batch, call_.query_head(stream.first_head + h), t, 0), features, space.reads[h],
+                       scale);
       if constexpr (Kind == gate_kind::feature)
         load_gates<T, A>(&call_.feature_gates(stream.batch, stream.kv_head, t, 0), features, space.gate);
       if constexpr (Kind == gate_kind::token) {
@@ -99,13 +101,20 @@ class linear_steps {
                                  {space.key, space.value, Kind == gate_kind::none ? nullptr : space.gate, nullptr},
                                  stream.heads, space.reads.data, space.reads.stride, space.sums.data,
                                  space.sums.stride);
+      if (call_.skips) {
+        const P skip(call_.skips[stream.state_head]);
+        for_vectors<T, A>(value_features, [&](index_t i, int some) {
+          fma(skip, load_some<T, A>(value + i, some), P::load_aligned(space.sums[0] + i))
+              .store_aligned(space.sums[0] + i);
+        });
+      }
       for (index_t h = 0; h < stream.heads; ++h)
         store_row<T, A>(space.sums[h], value_features, &call_.out(stream.batch, stream.first_head + h, t, 0));
     }
   }
 
  private:
-  index_t heads() const noexcept { return streams().states == 0 ? 0 : call_.q.extent(1) / streams().states; }
+  index_t heads() const noexcept { return streams().states == 0 ? 0 : call_.heads() / streams().states; }
 
   const linear_call<S>& call_;
   view<T, 4> state_;

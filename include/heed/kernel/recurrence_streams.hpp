@@ -110,17 +110,17 @@ class recurrence_run {
   }
 
  protected:
-  static constexpr index_t part_size = 16;
-
   void lend(std::byte* memory) noexcept {
     workers_ = memory;
     states_ = memory + worker_bytes() * where_.concurrency;
   }
 
   index_range all() const noexcept { return {0, op_.gated_features()}; }
-  index_t parts() const noexcept { return (op_.gated_features() + part_size - 1) / part_size; }
+  /// Features of a part of a state: what its keys take may be made for each part anew.
+  index_t part_size() const noexcept { return round_up(op_.gated_features() / 32 + 1, 16); }
+  index_t parts() const noexcept { return (op_.gated_features() + part_size() - 1) / part_size(); }
   index_range range(index_t part) const noexcept {
-    return {part * part_size, std::min(op_.gated_features(), (part + 1) * part_size)};
+    return {part * part_size(), std::min(op_.gated_features(), (part + 1) * part_size())};
   }
   index_t round() const noexcept { return std::min<index_t>(64, chunks_); }
   index_t worker_bytes() const noexcept {

@@ -5,13 +5,16 @@ Needs `pip install torch`.
 
     python3 make_golden.py > golden.txt
 
-After a comment the file has cases of lines `case <name>`, `number <name> <value>` and `tensor <name> <extents>`, the last
-followed by a line of its elements. Inputs are multiples of 1/32 below 4: 16-bit floats hold them exactly. Gradients are those
-of sum(dout * out) + sum(dlse * lse); a case without dlse has the first sum alone.
+The format is that of ../golden_file.py. Gradients are those of sum(dout * out) + sum(dlse * lse); a case without dlse has
+the first sum alone.
 """
-import platform
+import pathlib
+import sys
 
 import torch
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))
+from golden_file import draw, print_tensor, print_versions  # noqa: E402
 
 torch.manual_seed(20)
 torch.set_num_threads(1)
@@ -47,10 +50,6 @@ CASES = {
     "lse, causal, more queries than keys": dict(N=8, M=5, dlse=True, causal=True),
     "everything": dict(H=4, G=2, N=7, M=9, scale=0.625, softcap=1.5, bias="hm", alibi=True, sink=True, window=(4, 0), dlse=True),
 }
-
-
-def draw(*extents):
-    return (torch.randn(*extents, dtype=torch.float64) * 32).round().clamp(-127, 127) / 32
 
 
 def attention(x, case, visible):
@@ -89,15 +88,6 @@ def check_against_library(x, case, visible, gradients):
         mine, other = (t.masked_fill(x[name] == -torch.inf, 0) for t in (mine, other))
         assert torch.allclose(mine, other, rtol=1e-12, atol=1e-13), (case, name)
     return True
-
-
-def written(value):
-    return repr(int(value)) if value == int(value) else repr(value)
-
-
-def print_tensor(name, t):
-    print("tensor", name, *t.shape)
-    print(*("-inf" if x == -torch.inf else written(x) for x in t.detach().flatten().tolist()))
 
 
 def make(name, changes):
@@ -156,7 +146,7 @@ def make(name, changes):
 
 
 def main():
-    print(f"# torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}")
+    print_versions()
     checked = [make(name, changes) for name, changes in CASES.items()]
     assert sum(checked) >= 10
 

@@ -6,7 +6,8 @@
 #include "reference/recurrence.hpp"
 #include "support/random.hpp"
 
-#include <heed/ops/linear/agent.hpp>
+#include <heed/ops/linear/agent_backward.hpp>
+#include <heed/ops/linear/agent_forward.hpp>
 
 namespace linear_test {
 
@@ -103,9 +104,9 @@ reference::agent_attention definition(const agent_problem<S>& p, const agent_opt
   return x;
 }
 
-/// Rounding to storage between the two softmaxes counts once more.
+/// Between the two softmaxes numbers are rounded to storage once more.
 template <class S>
-inline constexpr double agent_gradient_tolerance = std::is_same_v<S, float> ? 1e-4 : 2 * tolerance<S>;
+inline constexpr double roundings = sizeof(S) == 2 ? 2 : 1;
 
 /// Where one of them is -inf both must be.
 template <class T>
@@ -123,13 +124,13 @@ double error_of(const agent_problem<S>& p, const agent_options<S>& options) {
   using T = heed::accumulator_t<S>;
   const reference::agent_attention x = definition(p, options);
   const reference::agent_result expected = reference::agent(x);
-  double worst = error<S>(p.out, expected.out, 2 * tolerance<S>);
+  double worst = error<S>(p.out, expected.out, roundings<S> * tolerance<S>);
   worst = worse(worst, error<S>(p.agent_values, expected.agent_values));
   worst = worse(worst, lse_error<T>(p.agent_lse, expected.agent_lse));
   worst = worse(worst, lse_error<T>(p.lse, expected.lse));
   const reference::agent_gradients g = reference::agent_backward(x, reference::in_double(p.dout));
   const auto add = [&](const tensor<S, 4>& got, const tensor<double, 4>& by_definition) {
-    worst = worse(worst, error<S>(got, by_definition, agent_gradient_tolerance<S>));
+    worst = worse(worst, error<S>(got, by_definition, roundings<S> * gradient_tolerance<S>));
   };
   add(p.dq, g.dq);
   add(p.da, g.da);

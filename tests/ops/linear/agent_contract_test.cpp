@@ -1,7 +1,6 @@
-// What every operator promises, of agent attention: what is excluded is unread, strides do not matter, nor do workers
-// or scratch.
+// What every operator promises, of agent attention: what is excluded is unread, strides do not matter, nor do
+// workers.
 #include "ops/linear/agent.hpp"
-#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/guarded.hpp"
 #include "support/shuffling_executor.hpp"
@@ -28,7 +27,8 @@ bool all_finite(const tensor<S, 4>& t) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("keys and values past the lengths are not read, and have no gradient", "", float, heed::bfloat16) {
+TEMPLATE_TEST_CASE("keys and values past the lengths are not read by agent attention, and have no gradient", "", float,
+                   heed::bfloat16) {
   const std::vector<std::int64_t> lengths{100, 0};
   agent_problem<TestType> clean(usual);
   const auto bias = [](auto& p) { return agent_options<TestType>{.agent_bias = p.agent_bias}; };
@@ -69,7 +69,7 @@ TEST_CASE("an agent without keys has the value 0 and is read as that; a query wi
   for (const tensor<float, 4>* t : {&p.out, &p.dq, &p.da, &p.dk, &p.dv}) CHECK(all_finite(*t));
 }
 
-TEMPLATE_TEST_CASE("strides change no bit, and nothing outside the tensors is read or written", "", float,
+TEMPLATE_TEST_CASE("strides change no bit of agent attention, and nothing outside its tensors is touched", "", float,
                    heed::bfloat16) {
   using S = TestType;
   const agent_shape s{2, 4, 2, 19, 5, 37, 24, 17};
@@ -113,7 +113,7 @@ TEMPLATE_TEST_CASE("strides change no bit, and nothing outside the tensors is re
   }
 }
 
-TEST_CASE("results are bit-equal in whatever order and by whatever worker tasks are run") {
+TEST_CASE("agent attention is bit-equal in whatever order and by whatever worker tasks are run") {
   for (const agent_shape& s :
        {usual, agent_shape{1, 1, 1, 600, 49, 500, 16, 8}, agent_shape{1, 2, 1, 0, 3, 20, 8, 8}}) {
     agent_problem<float> alone(s);
@@ -132,51 +132,4 @@ TEST_CASE("results are bit-equal in whatever order and by whatever worker tasks 
     for (int threads = 1; threads <= 5; ++threads) check(heed::openmp(threads), "openmp");
 #endif
   }
-}
-
-TEMPLATE_TEST_CASE("a call stays within the scratch it asks for, allocates nothing, and NaN in it changes nothing", "",
-                   float, heed::bfloat16) {
-  using S = TestType;
-  for (const bool values_given : {true, false})
-    for (const index_t workers : {1, 3}) {
-      agent_problem<S> own(usual), lent(usual);
-      support::shuffling_executor shuffled(support::shuffling_executor::order::shuffled, workers);
-      const heed::executor_ref where = workers == 1 ? heed::serial() : heed::executor(shuffled);
-      const auto options = [&](agent_problem<S>& p) {
-        agent_options<S> o{.agent_bias = p.agent_bias, .agent_lse = p.agent_lse, .lse = p.lse, .executor = where};
-        if (values_given) o.agent_values = p.agent_values;
-        return o;
-      };
-      solve(own, options(own));
-
-      auto forward = options(lent);
-      const index_t bytes = heed::agent_forward_scratch_bytes<S>(lent.a, lent.v, forward);
-      std::vector<unsigned char> memory(static_cast<std::size_t>(bytes + 65), 0xff);
-      forward.scratch = {memory.data() + 1, bytes};
-      auto backward = backward_options(lent, forward);
-      const index_t back_bytes = heed::agent_backward_scratch_bytes<S>(lent.q, lent.a, lent.k, lent.v, backward);
-      std::vector<unsigned char> back_memory(static_cast<std::size_t>(back_bytes + 65), 0xff);
-      backward.scratch = {back_memory.data() + 1, back_bytes};
-      heed::release_scratch();
-      const auto call = [&] {
-        heed::agent_forward(lent.q, lent.a, lent.k, lent.v, lent.out, forward);
-        if (!values_given) lent.agent_values = own.agent_values;
-        heed::agent_backward(lent.q, lent.a, lent.k, lent.v, lent.out, lent.agent_values, lent.agent_lse, lent.lse,
-                             lent.dout, lent.dq, lent.da, lent.dk, lent.dv, backward);
-      };
-      const long allocations = support::allocations_of(call);
-      CAPTURE(values_given, workers);
-      if (workers == 1 && values_given) CHECK(allocations == 0);
-      CHECK(same_result(lent, own));
-      for (const auto* m : {&memory, &back_memory}) {
-        CHECK(m->front() == 0xff);
-        CHECK(std::all_of(m->end() - 64, m->end(), [](unsigned char x) { return x == 0xff; }));
-      }
-      forward.scratch.bytes -= 1;
-      CHECK_THROWS_AS(heed::agent_forward(lent.q, lent.a, lent.k, lent.v, lent.out, forward), heed::invalid_argument);
-      backward.scratch.bytes -= 1;
-      CHECK_THROWS_AS(heed::agent_backward(lent.q, lent.a, lent.k, lent.v, lent.out, lent.agent_values, lent.agent_lse,
-                                           lent.lse, lent.dout, lent.dq, lent.da, lent.dk, lent.dv, backward),
-                      heed::invalid_argument);
-    }
 }

@@ -96,14 +96,14 @@ TEST_CASE("with the keys as agents, each gathering its own value, it is softmax 
   CHECK(error<double>(p.out, reference::softmax<double>(p.q, p.k, p.v, call).out) <= 1);
 }
 
-TEST_CASE("constant values come out as they are") {
+TEST_CASE("constant values come out of agent attention as they are") {
   agent_problem<double> p({2, 4, 2, 30, 5, 60, 8, 5});
   p.v.fill(2.5);
   solve<double>(p, {.agent_bias = p.agent_bias, .query_bias = p.query_bias});
   for (const double x : p.out) CHECK(x == Catch::Approx(2.5).epsilon(1e-12));
 }
 
-TEST_CASE("shared kv heads equal repeated ones, and their gradients are sums") {
+TEST_CASE("shared kv heads equal repeated ones for agent attention, and their gradients are sums") {
   agent_problem<double> shared({2, 6, 2, 20, 4, 50, 8, 5}), repeated({2, 6, 6, 20, 4, 50, 8, 5});
   repeated.q = shared.q;
   repeated.a = shared.a;

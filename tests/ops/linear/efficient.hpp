@@ -90,7 +90,7 @@ double error_of(const efficient_problem<S>& p, const efficient_options<S>& optio
     worst = worse(worst, std::fabs(static_cast<double>(p.key_sum.data()[i]) - sum) / (tolerance<T> * (1 + sum)));
   }
   const reference::efficient_gradients g = reference::efficient_backward(x, reference::in_double(p.dout));
-  constexpr double allowed = std::is_same_v<S, float> ? 1e-4 : tolerance<S>;
+  constexpr double allowed = gradient_tolerance<S>;
   worst = worse(worst, error<S>(p.dq, g.dq, allowed));
   worst = worse(worst, error<S>(p.dk, g.dk, allowed));
   return worse(worst, error<S>(p.dv, g.dv, allowed));

@@ -1,7 +1,6 @@
 // What every operator promises, of efficient attention: what is excluded is unread, strides do not matter, nor do
-// workers or scratch.
+// workers.
 #include "ops/linear/efficient.hpp"
-#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/guarded.hpp"
 #include "support/shuffling_executor.hpp"
@@ -29,7 +28,8 @@ bool is_zero(S x) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("keys and values past the lengths are not read, and have no gradient", "", float, heed::bfloat16) {
+TEMPLATE_TEST_CASE("keys and values past the lengths are not read by efficient attention, and have no gradient", "",
+                   float, heed::bfloat16) {
   using S = TestType;
   const efficient_shape s{3, 4, 2, 70, 600, 24, 20};
   const std::vector<std::int64_t> lengths{600, 77, 0};
@@ -72,8 +72,8 @@ TEST_CASE("NaN in a query stays in its row, NaN in a value in its feature") {
       }
 }
 
-TEMPLATE_TEST_CASE("strides change no bit, and nothing outside the tensors is read or written", "", float,
-                   heed::bfloat16) {
+TEMPLATE_TEST_CASE("strides change no bit of efficient attention, and nothing outside its tensors is touched", "",
+                   float, heed::bfloat16) {
   using S = TestType;
   using T = heed::accumulator_t<S>;
   for (const efficient_shape& s : {efficient_shape{2, 4, 2, 19, 77, 24, 17}, efficient_shape{1, 2, 2, 65, 64, 16, 32}})
@@ -114,7 +114,7 @@ TEMPLATE_TEST_CASE("strides change no bit, and nothing outside the tensors is re
       }
 }
 
-TEST_CASE("results are bit-equal in whatever order and by whatever worker tasks are run") {
+TEST_CASE("efficient attention is bit-equal in whatever order and by whatever worker tasks are run") {
   for (const efficient_shape& s : shapes)
     for (const efficient_mode mode : efficient_modes) {
       efficient_problem<float> alone(s);
@@ -130,50 +130,4 @@ TEST_CASE("results are bit-equal in whatever order and by whatever worker tasks 
       for (int threads = 1; threads <= 5; ++threads) check(heed::openmp(threads), "openmp");
 #endif
     }
-}
-
-TEMPLATE_TEST_CASE("a call stays within the scratch it asks for, allocates nothing, and NaN in it changes nothing", "",
-                   float, heed::bfloat16) {
-  using S = TestType;
-  for (const efficient_shape& s : shapes)
-    for (const efficient_mode mode : efficient_modes)
-      for (const index_t workers : {1, 3}) {
-        efficient_problem<S> own(s), lent(s);
-        support::shuffling_executor shuffled(support::shuffling_executor::order::shuffled, workers);
-        const heed::executor_ref where = workers == 1 ? heed::serial() : heed::executor(shuffled);
-        solve<S>(own, {.mode = mode, .executor = where});
-
-        efficient_options<S> forward{.mode = mode, .executor = where};
-        if (mode == efficient_mode::softmax) {
-          forward.key_max = lent.key_max;
-          forward.key_sum = lent.key_sum;
-        }
-        heed::efficient_backward_options<S> backward{.mode = mode, .executor = where};
-        const index_t bytes = heed::efficient_forward_scratch_bytes<S>(lent.q, lent.k, lent.v, forward);
-        const index_t back_bytes = heed::efficient_backward_scratch_bytes<S>(lent.q, lent.k, lent.v, backward);
-        std::vector<unsigned char> memory(static_cast<std::size_t>(bytes + 65), 0xff);
-        std::vector<unsigned char> back_memory(static_cast<std::size_t>(back_bytes + 65), 0xff);
-        forward.scratch = {memory.data() + 1, bytes};
-        backward.scratch = {back_memory.data() + 1, back_bytes};
-        heed::release_scratch();
-        const auto call = [&] {
-          heed::efficient_forward(lent.q, lent.k, lent.v, lent.out, forward);
-          heed::efficient_backward(lent.q, lent.k, lent.v, lent.key_max, lent.key_sum, lent.dout, lent.dq, lent.dk,
-                                   lent.dv, backward);
-        };
-        const long allocations = support::allocations_of(call);
-        CAPTURE(s.N, static_cast<int>(mode), workers);
-        if (workers == 1) CHECK(allocations == 0);
-        CHECK(same_result(lent, own));
-        for (const auto* m : {&memory, &back_memory}) {
-          CHECK(m->front() == 0xff);
-          CHECK(std::all_of(m->end() - 64, m->end(), [](unsigned char x) { return x == 0xff; }));
-        }
-        forward.scratch.bytes -= 1;
-        backward.scratch.bytes -= 1;
-        CHECK_THROWS_AS(heed::efficient_forward(lent.q, lent.k, lent.v, lent.out, forward), heed::invalid_argument);
-        CHECK_THROWS_AS(heed::efficient_backward(lent.q, lent.k, lent.v, lent.key_max, lent.key_sum, lent.dout, lent.dq,
-                                                 lent.dk, lent.dv, backward),
-                        heed::invalid_argument);
-      }
 }

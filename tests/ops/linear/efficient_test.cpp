@@ -67,7 +67,7 @@ TEST_CASE("keys that rise and fall by hundreds, and all that are alike, keep the
   CHECK(error_of(p) <= 1);
 }
 
-TEST_CASE("constant values come out as they are in mode softmax") {
+TEST_CASE("constant values come out of efficient attention as they are in mode softmax") {
   efficient_problem<double> p({2, 4, 2, 30, 700, 8, 5});
   p.v.fill(2.5);
   solve(p);
@@ -113,7 +113,7 @@ TEST_CASE("mode scaling is the product of the score matrix and the values, over 
   CHECK(error<double>(p.out, expected) <= 1);
 }
 
-TEST_CASE("shared kv heads equal repeated ones, bit for bit, and their gradients are sums") {
+TEST_CASE("shared kv heads equal repeated ones for efficient attention, bit for bit, and their gradients are sums") {
   for (const efficient_mode mode : efficient_modes) {
     efficient_problem<double> shared({2, 6, 2, 50, 60, 8, 5}), repeated({2, 6, 6, 50, 60, 8, 5});
     repeated.q = shared.q;

@@ -1,4 +1,6 @@
 // Memory of the calls of this family.
+#include "ops/linear/agent.hpp"
+#include "ops/linear/efficient.hpp"
 #include "ops/linear/gated_backward.hpp"
 #include "ops/linear/gated_slot_backward.hpp"
 #include "ops/linear/gated_slot_step.hpp"
@@ -175,4 +177,61 @@ TEST_CASE("without scratch only a thread's first call allocates") {
   }
   check([&] { solve<stored>(slots, {.executor = heed::serial()}); });
   check([&] { step_on<heed::default_arch, stored>(slots, 0, 1, {.executor = heed::serial()}); });
+}
+
+TEST_CASE("agent attention needs the scratch it says, and no more") {
+  const agent_shape s{2, 4, 2, 150, 9, 170, 24, 20};
+  for (const bool values_given : {false, true}) {
+    agent_problem<stored> alone(s);
+    solve<stored>(alone, {.agent_bias = alone.agent_bias});
+    for_workers([&](heed::executor_ref where) {
+      agent_problem<stored> p(s);
+      agent_options<stored> forward{
+          .agent_bias = p.agent_bias, .agent_lse = p.agent_lse, .lse = p.lse, .executor = where};
+      if (values_given) forward.agent_values = p.agent_values;
+      const index_t bytes = heed::agent_forward_scratch_bytes<stored>(p.a, p.v, forward);
+      const auto call = [&](const auto& o) { heed::agent_forward(p.q, p.a, p.k, p.v, p.out, o); };
+      CAPTURE(values_given);
+      check_scratch(bytes, forward, call, [&] { return same_bits<stored, 4>(p.out, alone.out); });
+      check_least(bytes, forward, call);
+      p.agent_values = alone.agent_values;
+      const auto backward = backward_options(p, forward);
+      const index_t more = heed::agent_backward_scratch_bytes<stored>(p.q, p.a, p.k, p.v, backward);
+      const auto back = [&](const auto& o) {
+        heed::agent_backward(p.q, p.a, p.k, p.v, p.out, p.agent_values, p.agent_lse, p.lse, p.dout, p.dq, p.da, p.dk,
+                             p.dv, o);
+      };
+      check_scratch(more, backward, back, [&] { return same_result(p, alone); });
+      check_least(more, backward, back);
+    });
+  }
+}
+
+TEST_CASE("efficient attention needs the scratch it says, and no more") {
+  for (const efficient_shape& s :
+       {efficient_shape{2, 4, 2, 150, 170, 24, 20}, efficient_shape{1, 1, 1, 600, 2500, 16, 8}})
+    for (const efficient_mode mode : efficient_modes) {
+      efficient_problem<stored> alone(s);
+      solve<stored>(alone, {.mode = mode});
+      for_workers([&](heed::executor_ref where) {
+        efficient_problem<stored> p(s);
+        efficient_options<stored> forward{.mode = mode, .executor = where};
+        if (mode == efficient_mode::softmax) {
+          forward.key_max = p.key_max;
+          forward.key_sum = p.key_sum;
+        }
+        const index_t bytes = heed::efficient_forward_scratch_bytes<stored>(p.q, p.k, p.v, forward);
+        const auto call = [&](const auto& o) { heed::efficient_forward(p.q, p.k, p.v, p.out, o); };
+        CAPTURE(s.N, static_cast<int>(mode));
+        check_scratch(bytes, forward, call, [&] { return same_bits<stored, 4>(p.out, alone.out); });
+        check_least(bytes, forward, call);
+        const heed::efficient_backward_options<stored> backward{.mode = mode, .executor = where};
+        const index_t more = heed::efficient_backward_scratch_bytes<stored>(p.q, p.k, p.v, backward);
+        const auto back = [&](const auto& o) {
+          heed::efficient_backward(p.q, p.k, p.v, p.key_max, p.key_sum, p.dout, p.dq, p.dk, p.dv, o);
+        };
+        check_scratch(more, backward, back, [&] { return same_result(p, alone); });
+        check_least(more, backward, back);
+      });
+    }
 }

@@ -81,7 +81,7 @@ void abc_forward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4> v, 
     const auto& initial_keys = options.initial_keys;
     const auto& initial_values = options.initial_values;
     const auto& initial_sums = options.initial_log_sums;
-    check_apart(check, std::tie(q, k, v, s, initial_keys, initial_values, initial_sums), out, "out", options.scores,
+    check_apart(check, memory_of(q, k, v, s, initial_keys, initial_values, initial_sums), out, "out", options.scores,
                 "options.scores");
     // The final slots may be the memory of the initial ones, part by part.
     check_aliasing(check, options.final_keys, "options.final_keys", q, k, v, s, out, options.scores, initial_values,
@@ -144,12 +144,12 @@ void abc_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4> v,
                 options.dinitial_log_sums, "options.dinitial_log_sums");
     check_three(options.dfinal_keys, "options.dfinal_keys", options.dfinal_values, "options.dfinal_values",
                 options.dfinal_log_sums, "options.dfinal_log_sums");
-    check_apart(check,
-                std::tie(q, k, v, s, scores, dout, options.initial_keys, options.initial_values,
-                         options.initial_log_sums, options.dfinal_keys, options.dfinal_values, options.dfinal_log_sums),
-                dq, "dq", dk, "dk", dv, "dv", ds, "ds", options.dinitial_keys, "options.dinitial_keys",
-                options.dinitial_values, "options.dinitial_values", options.dinitial_log_sums,
-                "options.dinitial_log_sums");
+    check_apart(
+        check,
+        memory_of(q, k, v, s, scores, dout, options.initial_keys, options.initial_values, options.initial_log_sums,
+                  options.dfinal_keys, options.dfinal_values, options.dfinal_log_sums),
+        dq, "dq", dk, "dk", dv, "dv", ds, "ds", options.dinitial_keys, "options.dinitial_keys", options.dinitial_values,
+        "options.dinitial_values", options.dinitial_log_sums, "options.dinitial_log_sums");
     call.scores = scores;
     call.dout = dout;
     call.dq = dq;
@@ -177,7 +177,7 @@ void abc_step_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4> v, vie
     check_given_state(check, slot_values, "slot_values", batch, heads, slots, v.extent(3));
     check.require(static_cast<bool>(log_sums) || batch * heads == 0, "log_sums", "data", "a null pointer");
     check_log_sums(check, log_sums, "log_sums", batch, heads, slots);
-    check_apart(check, std::tie(q, k, v, s), out, "out", slot_keys, "slot_keys", slot_values, "slot_values", log_sums,
+    check_apart(check, memory_of(q, k, v, s), out, "out", slot_keys, "slot_keys", slot_values, "slot_values", log_sums,
                 "log_sums");
 
     abc_options<S> forward{};

@@ -162,8 +162,8 @@ void agent_depthwise_backward_on(view<const S, 4> v, view<const S, 4> weight, vi
 /// v       [B,H,N,E]  values, as many heads as queries; N = height width >= 1
 /// weight  [H,E,3,3]  that of a convolution of H E channels, heads one after the other
 /// bias    [H,E]
-/// out     [B,H,N,E]  read and written; must not overlap an input. Its element type, float, double, bfloat16 or float16,
-///                    is that of all. Any outer strides; the last axis contiguous.
+/// out     [B,H,N,E]  read and written; must not overlap an input. Its element type, float, double, bfloat16 or
+///                    float16, is that of all. Any outer strides; the last axis contiguous.
 /// options            see agent_depthwise_options
 ///
 /// Legal edges: B, H or E = 0.
@@ -189,7 +189,8 @@ void agent_depthwise_forward(std::type_identity_t<view<const element_of_t<Out>, 
 ///
 /// v, weight           what forward was given
 /// dout     [B,H,N,E]  gradient by out
-/// dv       [B,H,N,E]  the gradient by v is added to it, as forward adds to out: after agent_backward it is that of both
+/// dv       [B,H,N,E]  the gradient by v is added to it, as forward adds to out: after agent_backward it is that of
+///                     both
 /// dweight  [H,E,3,3]  outputs, overwritten, as is dbias; none may overlap an input or another output
 /// dbias    [H,E]
 ///

@@ -97,16 +97,16 @@ void agent_pooling_backward_on(view<const S, 4> dout, view<S, 4> dx, const agent
 ///     out[b,h,(i,j),:] = mean of x[b,h,(y,x),:] over y in [floor(i h / P), ceil((i + 1) h / P)), x alike
 ///
 /// x        [B,H,N,D]  queries, N = h w >= 1
-/// out      [B,H,n,D]  agents, n = P R >= 1; must not overlap x. Its element type, float, double, bfloat16 or float16, is
-///                     that of x. Any outer strides; the last axis contiguous.
+/// out      [B,H,n,D]  agents, n = P R >= 1; must not overlap x. Its element type, float, double, bfloat16 or float16,
+///                     is that of x. Any outer strides; the last axis contiguous.
 /// options             see agent_pooling_options
 ///
 /// Legal edges: B, H or D = 0; more agents than tokens.
 /// Cost: O(N D) per head. No scratch, no allocation.
 /// Deterministic: bit-equal for any executor and number of threads.
 /// Accuracy: sums in float (double for double), one after the other.
-/// Throws heed::invalid_argument before any write: extents that do not fit each other, grids that are not those of N and
-/// n tokens, N or n zero, a strided last axis, null data, overlap of out.
+/// Throws heed::invalid_argument before any write: extents that do not fit each other, grids that are not those of N
+/// and n tokens, N or n zero, a strided last axis, null data, overlap of out.
 /// Paper: Han et al., Agent Attention, 2024, section 4.1.
 template <writable<4> Out>
 void agent_pooling_forward(std::type_identity_t<view<const element_of_t<Out>, 4>> x, Out&& out,

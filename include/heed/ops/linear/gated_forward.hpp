@@ -70,7 +70,7 @@ index_t gated_linear_forward_scratch_bytes(const std::type_identity_t<view<const
 /// Legal edges: N = 0 and M = 0 (the final state is the initial one). Queries before the first key (t < 0) give zeros.
 /// Larger q_offset than M - N is refused: there is no gate for such a query.
 /// Cost: 2 D E + (chunk + 1) / 2 (D + E) multiply-adds a token, for each query head D E + (chunk + 1) / 2 (D + E) of
-/// them; one exponential a gate. In chunks where gates multiply up to less than 1e-30 (1e-290 for double) the second
+/// them; one exponential a gate. In chunks where gates multiply up to less than 1e-20 (1e-150 for double) the second
 /// term is made of products of gates one by one, about twice the time in all, and as exact. Scratch: a worker
 /// O(chunk (D + E + chunk) + D E); with fewer states than workers, 65 states each
 /// (gated_linear_forward_scratch_bytes): options.scratch, or memory that the thread keeps.

@@ -92,7 +92,7 @@ index_t gated_slot_forward_scratch_bytes(const std::type_identity_t<view<const T
 /// Legal edges: N = 0. The softmax is over all slots, always: those that were never written have score 0 and value 0.
 /// Causal; S >= N with g = 0 and s one-hot is softmax attention over the keys so far and S - t - 1 keys of zeros.
 /// Cost: a token 2 S (D + E) + (chunk + 1) / 2 (D + 2 S + E) multiply-adds, a kv head one exponential a gate, a query
-/// head one a slot; chunks where gates multiply up to less than 1e-30 (1e-290 for double) take about twice as long.
+/// head one a slot; chunks where gates multiply up to less than 1e-20 (1e-150 for double) take about twice as long.
 /// Scratch: a worker O(chunk (D + E + S + chunk) + S (D + E)); with fewer kv heads than workers, 65 states each
 /// (gated_slot_forward_scratch_bytes): options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads. options.chunk changes the result within rounding.

@@ -26,21 +26,6 @@ feature_gradient_call<S> linear_feature_gradient_call(const view<const S, 4>& q,
   return call;
 }
 
-/// The same call for queries [begin, end) alone.
-template <class S>
-feature_gradient_call<S> with_queries(feature_gradient_call<S> call, index_t begin, index_t end) noexcept {
-  const auto cut = [&](auto& t) { t = t.slice(2, begin, end); };
-  cut(call.forward.q);
-  cut(call.dout);
-  cut(call.dq);
-  if (call.forward.normalise) {
-    cut(call.out);
-    cut(call.denominator);
-  }
-  call.forward.offset += begin;
-  return call;
-}
-
 /// linear_backward for an instruction set of the caller's choice.
 template <class A, class S>
 void linear_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4> v, view<const S, 4> out,
@@ -72,11 +57,11 @@ void linear_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4>
     const executor_ref where = resolve(options.executor);
     if (options.causal && offset < 0) {
       const index_t before = std::min(-offset, q.extent(2));
-      feature_gradient_call<S> alone = with_queries(call, 0, before);
+      feature_gradient_call<S> alone = gradient_of_queries(call, 0, before);
       alone.forward = without_keys(alone.forward);
       with_linear_gradients<A>(
           alone, [&](const auto& chunks) { pooled_backward_run(chunks, where).run(check, options.scratch); });
-      call = with_queries(call, before, q.extent(2));
+      call = gradient_of_queries(call, before, q.extent(2));
     }
     with_linear_gradients<A>(call, [&](const auto& chunks) {
       if (options.causal)
@@ -112,8 +97,8 @@ index_t linear_backward_scratch_bytes(const std::type_identity_t<view<const T, 4
 /// out            [B,H,N,E]  its output, and
 /// denominator    [B,H,N]    the one that it was asked for; neither is looked at unless normalised
 /// dout           [B,H,N,E]  gradient by out
-/// dq, dk, dv     outputs, of the extents of q, k and v; gradients by keys and values are summed over the query heads that
-///                share them. They must not overlap an input or each other.
+/// dq, dk, dv     outputs, of the extents of q, k and v; gradients by keys and values are summed over the query heads
+///                that share them. They must not overlap an input or each other.
 /// options        see linear_backward_options. The initial sums are constants here; final ones are no part of the loss.
 ///
 /// Legal edges: N = 0; M = 0; queries that see nothing (dq = 0).
@@ -121,7 +106,8 @@ index_t linear_backward_scratch_bytes(const std::type_identity_t<view<const T, 4
 /// Scratch O(chunk (D + E + chunk) + (64 + N / (64 chunk)) D E) a worker if causal, else O(chunk (D + E + chunk) + D E)
 /// (linear_backward_scratch_bytes): options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads.
-/// Accuracy: accumulates in float (double for double): |error| <= 1e-4 (1 + max |gradient|) for inputs of unit variance.
+/// Accuracy: accumulates in float (double for double): |error| <= 1e-4 (1 + max |gradient|) for inputs of unit
+/// variance.
 /// Throws heed::invalid_argument before any write: as linear_forward; no out or denominator of a normalised call.
 /// Paper: Katharopoulos, Vyas, Pappas, Fleuret, Transformers are RNNs: Fast Autoregressive Transformers with Linear
 /// Attention, 2020, section 3.3.1 and algorithm 1.

@@ -7,16 +7,6 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
-/// The same call for queries [begin, end) alone.
-template <class S>
-feature_call<S> with_queries(feature_call<S> call, index_t begin, index_t end) noexcept {
-  call.q = call.q.slice(2, begin, end);
-  call.out = call.out.slice(2, begin, end);
-  if (call.denominator) call.denominator = call.denominator.slice(2, begin, end);
-  call.offset += begin;
-  return call;
-}
-
 /// linear_forward for an instruction set of the caller's choice; tests run them all in one binary.
 template <class A, class S>
 void linear_forward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4> v, view<S, 4> out,
@@ -92,19 +82,20 @@ index_t linear_forward_scratch_bytes(const std::type_identity_t<view<const T, 4>
 ///
 /// States hold sums over keys, so a sequence may come in pieces: pass final_state and final_sum on as the initial ones.
 ///
-/// Legal edges: N = 0; M = 0; queries that see no key: 0, or what the initial state holds. A query whose weights are all
-/// 0 gives 0 / eps.
+/// Legal edges: N = 0; M = 0; queries that see no key: 0, or what the initial state holds. A query whose weights are
+/// all 0 gives 0 / eps.
 /// Cost: O((N + M) D E) per head, and O(N chunk (D + E)) besides if causal. Scratch O(chunk (D + E + chunk) + D E) a
 /// worker, and up to 65 states for each kv head where there are fewer of them than workers
 /// (linear_forward_scratch_bytes): options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads.
 /// Accuracy: accumulates in float (double for double): |error| <= 2e-5 (1 + max |out|) for inputs of unit variance. A
-/// normalised exp is as accurate for inputs of any size: what it adds up are numbers from 0 to 1, relative to the largest
-/// so far of each feature. States that it hands out are the sums themselves, and infinite where those are too large.
-/// Throws heed::invalid_argument before any write: extents that do not fit each other, D or E zero, a strided last
-/// axis, null data, overlap of an output, scale or eps not finite, eps < 0, a normalised exp whose scale is not above 0,
-/// chunk < 1, q_offset beyond M - N or without causal, bad cu_seqlens, a sum or denominator of a call that is not
-/// normalised, an initial state without its sum, scratch too small.
+/// normalised exp is as accurate for inputs of any size: what it adds up are numbers from 0 to 1, relative to the
+/// largest so far of each feature. States that it hands out are the sums themselves, and infinite where those are too
+/// large.
+/// Throws heed::invalid_argument before any write: extents that do not fit each other, D or E zero, a strided
+/// last axis, null data, overlap of an output, scale or eps not finite, eps < 0, a normalised exp whose scale is not
+/// above 0, chunk < 1, q_offset beyond M - N or without causal, bad cu_seqlens, a sum or denominator of a call that is
+/// not normalised, an initial state without its sum, scratch too small.
 /// Paper: Katharopoulos, Vyas, Pappas, Fleuret, Transformers are RNNs: Fast Autoregressive Transformers with Linear
 /// Attention, 2020, equations 5 to 12.
 template <writable<4> Out>

@@ -32,7 +32,7 @@ void linear_step_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4> v, 
     check_given_state(check, state, "state", q.extent(0), k.extent(1), k.extent(3), v.extent(3));
     check_sum(check, sum, "sum", q.extent(0), k, options.normalise);
     check.require(!options.normalise || sum.data() != nullptr || is_empty(state), "sum", "data", "a null pointer");
-    check_apart(check, std::tie(q, k, v), out, "out", state, "state", sum, "sum");
+    check_apart(check, memory_of(q, k, v), out, "out", state, "state", sum, "sum");
 
     const feature_call<S> call = linear_step_call(q, k, v, out, options);
     const feature_steps<A, S> steps(call, state, sum);
