@@ -22,7 +22,7 @@ struct abc_options {
   /// Factor of q k^T. Default D^-1/2. Any finite value.
   setting<double> scale{};
   /// Tokens that are worked on together, at least 1. Changes the result within rounding only.
-  index_t chunk = 32;
+  index_t chunk = 64;
   /// [B,G,D,S] and [B,G,S,E], of n packed sequences [n,G,..]: keys and values of the slots before the first token.
   /// Default 0. Both or none.
   view<const accumulator, 4> initial_keys{};
@@ -50,7 +50,7 @@ struct abc_backward_options {
   using accumulator = accumulator_t<T>;
 
   setting<double> scale{};
-  index_t chunk = 32;
+  index_t chunk = 64;
   view<const accumulator, 4> initial_keys{};
   view<const accumulator, 4> initial_values{};
   view<const accumulator, 3> initial_log_sums{};

@@ -21,7 +21,7 @@ struct gated_slot_options {
   /// Factor of q k^T. Default D^-1/2; the paper's layer uses 1. Any finite value.
   setting<double> scale{};
   /// Tokens that are worked on together, at least 1. Changes the result within rounding only.
-  index_t chunk = 32;
+  index_t chunk = 64;
   /// [B,G,D,S] and [B,G,S,E], of n packed sequences [n,G,..]: keys and values of the slots before the first token.
   /// Default 0. Both or none.
   view<const accumulator, 4> initial_keys{};
@@ -44,7 +44,7 @@ struct gated_slot_backward_options {
   using accumulator = accumulator_t<T>;
 
   setting<double> scale{};
-  index_t chunk = 32;
+  index_t chunk = 64;
   view<const accumulator, 4> initial_keys{};
   view<const accumulator, 4> initial_values{};
   /// Outputs, of the extents of the slots: gradients by the initial ones. Both or none.

@@ -37,7 +37,7 @@ struct linear_options {
   /// At least 0. 0 divides a query of no weight by 0.
   double eps = 1e-6;
   /// Tokens that are worked on together, at least 1. Changes the result within rounding only.
-  index_t chunk = 32;
+  index_t chunk = 64;
   /// Position of query 0 among the keys, if causal. Default M - N: the last query stands at the last key.
   setting<index_t> q_offset{};
   /// [B,G,D,E], or [S,G,D,E] of S packed sequences: sum of map(k) v^T over earlier keys. Default 0.
@@ -69,7 +69,7 @@ struct linear_backward_options {
   bool normalise = true;
   bool causal = false;
   setting<double> scale{};
-  index_t chunk = 32;
+  index_t chunk = 64;
   setting<index_t> q_offset{};
   view<const accumulator, 4> initial_state{};
   view<const accumulator, 3> initial_sum{};

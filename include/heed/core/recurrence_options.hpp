@@ -23,7 +23,7 @@ struct recurrence_options {
   setting<double> scale{};
   /// Tokens that are worked on together, at least 1. Changes the result within rounding only. More tokens cost more
   /// multiplications and less traffic of the state.
-  index_t chunk = 32;
+  index_t chunk = 64;
   /// [B,G,D,E], or [S,G,D,E] of S packed sequences: the state before the first token. Default 0.
   view<const accumulator, 4> initial_state{};
   /// Output of the same extents: the state after the last token. May be the memory of the initial state.
@@ -47,7 +47,7 @@ struct recurrence_backward_options {
   using accumulator = accumulator_t<T>;
 
   setting<double> scale{};
-  index_t chunk = 32;
+  index_t chunk = 64;
   view<const accumulator, 4> initial_state{};
   /// Output, of the extents of a state: gradient by the initial state.
   view<accumulator, 4> dinitial_state{};
