@@ -82,13 +82,14 @@ template <class S>
 HEED_COLD void check_recurrence_gradients(const checker& check, const view<const S, 4>& q, const view<const S, 4>& k,
                                           const view<const S, 4>& v, const view<const S, 4>& dout, const view<S, 4>& dq,
                                           const view<S, 4>& dk, const view<S, 4>& dv, const setting<double>& scale,
-                                          index_t chunk, const sequence_offsets& cu) {
+                                          index_t chunk, const sequence_offsets& cu, bool cross = false) {
   check.tensor(q, "q");
   check.tensor(dout, "dout");
   check.require(q.extent(3) > 0, "q.extent(3) (D)", "at least 1", q.extent(3));
   check.require(dout.extent(3) > 0, "dout.extent(3) (E)", "at least 1", dout.extent(3));
   check_value_rows(check, q, dout, "dout");
   check_key_rows(check, q, k, "k");
+  if (!cross) check.extent(k, "k", 2, q.extent(2), "N, as q");
   check.tensor(v, "v");
   for (int axis = 0; axis < 3; ++axis) check.extent(v, "v", axis, k.extent(axis), "as k");
   check.extent(v, "v", 3, dout.extent(3), "E, as dout");

@@ -125,7 +125,7 @@ void fastmax_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S, 4
   static_assert(element<S>, "heed::fastmax_backward: tensors must be float, double, heed::bfloat16 or heed::float16");
   if constexpr (element<S>) {
     const checker check("fastmax_backward");
-    check_recurrence_gradients(check, q, k, v, dout, dq, dk, dv, {}, options.chunk, options.cu_seqlens);
+    check_recurrence_gradients(check, q, k, v, dout, dq, dk, dv, {}, options.chunk, options.cu_seqlens, true);
     check_fastmax(check, q, k, options);
     const index_t offset = checked_causal_offset(check, options.causal, q, k, options.q_offset, options.cu_seqlens);
     check.tensor(out, "out");

@@ -45,7 +45,6 @@ void gated_slot_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S
                 "heed::gated_slot_backward: tensors must be float, double, heed::bfloat16 or heed::float16");
   if constexpr (element<S>) {
     const checker check("gated_slot_backward");
-    check.extent(k, "k", 2, q.extent(2), "N, as q");
     check_recurrence_gradients(check, q, k, v, dout, dq, dk, dv, options.scale, options.chunk, options.cu_seqlens);
     check_slot_writes(check, q, k, s, g);
     const index_t slots = s.extent(3);
