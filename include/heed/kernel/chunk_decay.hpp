@@ -37,9 +37,7 @@ HEED_INLINE pack<T, A> gate_of(pack<T, A> log_gate) noexcept {
 /// The gates of a vector of features of token t, from rows of log gates.
 template <class A, class T>
 auto gate_rows(row_span<const T> log_gates, index_t features) noexcept {
-  return [log_gates, features](index_t t, index_t i) {
-    return gate_of(load_some<T, A>(log_gates[t] + i, static_cast<int>(std::min<index_t>(lanes<T, A>, features - i))));
-  };
+  return [log_gates, features](index_t t, index_t i) { return gate_of(load_within<T, A>(log_gates[t], i, features)); };
 }
 
 /// Gates of `features` features over a chunk.
@@ -134,7 +132,21 @@ void decay_downward(index_t count, index_t features, row_span<T> rows, const Gat
   }
 }
 
-/// The same from the last token up: when rows[t], t >= j, hold what they did times the gates of tokens j + 1 .. t.
+/// weights[j] = read . rows[j] for j <= t, of rows that faded up to t; 0 up to the end of the last vector.
+template <class T, class A, class S>
+void weigh_faded(const S* read, row_span<const T> rows, index_t t, index_t features, T* weights) noexcept {
+  using P = pack<T, A>;
+  std::fill_n(weights, round_up(t + 1, P::lanes), T(0));
+  for (index_t j = 0; j <= t; ++j) {
+    P sum(T(0));
+    for_vectors<T, A>(features, [&](index_t i, int some) {
+      sum = fma(load_some<T, A>(read + i, some), P::load_aligned(rows[j] + i), sum);
+    });
+    weights[j] = reduce_add(sum);
+  }
+}
+
+/// decay_downward from the last token up: when rows[t], t >= j, hold what they did times the gates of tokens j + 1 .. t.
 template <class T, class A, class Gate, class Visit>
 void decay_upward(index_t count, index_t features, row_span<T> rows, const Gate& gate, const Visit& visit) noexcept {
   using P = pack<T, A>;

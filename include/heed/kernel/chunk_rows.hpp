@@ -34,6 +34,11 @@ template <class T, class A, class S>
 HEED_INLINE pack<T, A> load_some(const S* from, int count) noexcept {
   return count == lanes<T, A> ? load_as<T, A>(from) : load_first_as<T, A>(from, count);
 }
+/// The vector that starts at number i of a row of `features`.
+template <class T, class A, class S>
+HEED_INLINE pack<T, A> load_within(const S* row, index_t i, index_t features) noexcept {
+  return load_some<T, A>(row + i, static_cast<int>(std::min<index_t>(lanes<T, A>, features - i)));
+}
 template <class S, class T, class A>
 HEED_INLINE void store_some(S* to, pack<T, A> value, int count) noexcept {
   if (count == lanes<T, A>)
@@ -52,6 +57,13 @@ HEED_NOINLINE void copy_rows(row_span<const S> from, index_t begin, index_t end,
     });
 }
 
+/// The same without a scale.
+template <class T, class A, class S>
+HEED_INLINE void copy_rows(row_span<const S> from, index_t begin, index_t end, index_t features,
+                           row_span<T> to) noexcept {
+  copy_rows<T, A>(from, begin, end, features, to, [](index_t, index_t, pack<T, A> x) { return x; });
+}
+
 /// to[t] = from[t] for t < count; rows of `from` are whole vectors long.
 template <class A, class T, class S>
 HEED_NOINLINE void store_rows(row_span<const T> from, row_span<S> to, index_t count, index_t features) noexcept {
@@ -67,7 +79,7 @@ row_span<const T> rows_for_scalars(row_span<const S> rows, index_t begin, index_
   if constexpr (std::is_same_v<S, T>) {
     return rows;
   } else {
-    copy_rows<T, A>(rows, begin, end, features, copy, [](index_t, index_t, pack<T, A> x) { return x; });
+    copy_rows<T, A>(rows, begin, end, features, copy);
     return copy;
   }
 }
@@ -76,7 +88,7 @@ row_span<const T> rows_for_vectors(row_span<const S> rows, index_t begin, index_
                                    row_span<T> copy) noexcept {
   if constexpr (std::is_same_v<S, T>)
     if (features % lanes<T, A> == 0) return rows;
-  copy_rows<T, A>(rows, begin, end, features, copy, [](index_t, index_t, pack<T, A> x) { return x; });
+  copy_rows<T, A>(rows, begin, end, features, copy);
   return copy;
 }
 

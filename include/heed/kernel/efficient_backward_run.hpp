@@ -133,7 +133,7 @@ class efficient_backward_run {
 
   row_span<const T> query_features(workspace& space, row_span<const S> queries, index_t count) const noexcept {
     if (!call_.softmax()) return rows_for_scalars<T, A>(queries, 0, count, call_.features(), space.features);
-    copy_rows<T, A>(queries, 0, count, call_.features(), space.features, [](index_t, index_t, P x) { return x; });
+    copy_rows<T, A>(queries, 0, count, call_.features(), space.features);
     exponentiate_rows<T, A>(space.features, count, call_.features(), space.factors);
     for (index_t i = 0; i < count; ++i)
       for_vectors<T, A>(call_.features(), [&](index_t d, int) {

@@ -98,7 +98,7 @@ class efficient_forward_run {
       const row_span<const S> keys = rows_at(call_.k, b, g, block.first), values = rows_at(call_.v, b, g, block.first);
       row_span<const T> weights = space.weights;
       if (call_.softmax()) {
-        copy_rows<T, A>(keys, 0, count, call_.features(), space.weights, [](index_t, index_t, P x) { return x; });
+        copy_rows<T, A>(keys, 0, count, call_.features(), space.weights);
         weigh_keys(space, count, context);
       } else {
         weights = rows_for_scalars<T, A>(keys, 0, count, call_.features(), space.weights);
@@ -195,7 +195,7 @@ class efficient_forward_run {
       const row_span<const S> queries = rows_at(call_.q, b, h, first);
       row_span<const T> features = space.weights;
       if (call_.softmax()) {
-        copy_rows<T, A>(queries, 0, count, call_.features(), space.weights, [](index_t, index_t, P x) { return x; });
+        copy_rows<T, A>(queries, 0, count, call_.features(), space.weights);
         exponentiate_rows<T, A>(space.weights, count, call_.features(), space.factors);
       } else {
         features = rows_for_scalars<T, A>(queries, 0, count, call_.features(), space.weights);

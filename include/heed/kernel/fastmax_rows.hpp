@@ -195,7 +195,7 @@ class fastmax_rows {
   /// Values with a column of ones.
   void copy_values(const recurrence_stream& stream, chunk_span span, row_span<T> to) const noexcept {
     copy_rows<T, A>(stream_rows(call_.v, stream, stream.kv_head, span.first, false), 0, span.count,
-                    call_.value_features(), to, [](index_t, index_t, P x) { return x; });
+                    call_.value_features(), to);
     for (index_t t = 0; t < span.count; ++t) append(to[t], T(1));
   }
 
@@ -210,7 +210,7 @@ class fastmax_rows {
   HEED_NOINLINE void normalise(const side& to, row_span<const S> from, index_t begin, index_t end,
                                T norm) const noexcept {
     const index_t D = call_.features();
-    copy_rows<T, A>(from, begin, end, D, to.plain, [](index_t, index_t, P x) { return x; });
+    copy_rows<T, A>(from, begin, end, D, to.plain);
     for (index_t t = begin; t < end; ++t) {
       T* const x = to.plain[t];
       T mean = T(0), squares = T(0);
@@ -262,7 +262,7 @@ class fastmax_gradient_rows : public fastmax_rows<A, S> {
   void read(typename base::workspace& space, const recurrence_stream& stream, index_t head, index_t first,
             index_t begin, index_t end, row_span<T> queries, row_span<T> upstream) const noexcept {
     const row_span<const T> expanded = this->queries(space, stream, head, first, begin, end);
-    copy_rows<T, A>(expanded, begin, end, this->features(), queries, [](index_t, index_t, P x) { return x; });
+    copy_rows<T, A>(expanded, begin, end, this->features(), queries);
     make_upstream(stream, head, first, begin, end, upstream);
   }
   void differentiate_queries(typename base::workspace& space, index_t begin, index_t end, row_span<const T>,

@@ -324,7 +324,7 @@ class feature_rows {
   }
 
   void copy_with_ones(row_span<const S> values, index_t count, row_span<T> to) const noexcept {
-    copy_rows<T, A>(values, 0, count, call_.value_features(), to, [](index_t, index_t, P x) { return x; });
+    copy_rows<T, A>(values, 0, count, call_.value_features(), to);
     for (index_t t = 0; t < count; ++t) append(to[t], T(1));
   }
 

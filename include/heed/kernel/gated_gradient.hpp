@@ -34,9 +34,7 @@ struct gated_writes {
     count = tokens;
     decay.template multiply<A>(
         count, {0, features}, gate, [](index_t, index_t, P product) { return product; },
-        [&](index_t t, index_t i, P product) {
-          return load_some<T, A>(rows[t] + i, static_cast<int>(std::min<index_t>(P::lanes, features - i))) * product;
-        });
+        [&](index_t t, index_t i, P product) { return load_within<T, A>(rows[t], i, features) * product; });
     left = decay.after;
   }
   /// The same for gradients too.
@@ -44,7 +42,7 @@ struct gated_writes {
   void prepare_all(row_span<const S> rows, index_t tokens, const Gate& gate) noexcept {
     count = tokens;
     decay.template multiply<A>(count, {0, features}, gate);
-    copy_rows<T, A>(rows, 0, count, features, writes, [](index_t, index_t, P x) { return x; });
+    copy_rows<T, A>(rows, 0, count, features, writes);
     left = left_;
     copy_rows<T, A>(row_span<const T>(writes), 0, count, features, left,
                     [&](index_t t, index_t i, P x) { return x * decay.template after_at<A>(t, i); });
@@ -280,8 +278,7 @@ class gated_gradient {
             (sum * decay.template after_at<A>(t, i)).store_aligned(dgated_writes[t] + i);
           },
           ahead);
-    copy_rows<T, A>(row_span<const T>(gated_reads), 0, gated.count, gated_, faded_,
-                    [](index_t, index_t, P x) { return x; });
+    copy_rows<T, A>(row_span<const T>(gated_reads), 0, gated.count, gated_, faded_);
     decay_upward<T, A>(gated.count, gated_, faded_, gate, [&](index_t j) {
       for (index_t t = j; t < gated.count; ++t) add_scaled(plain_weights_[t][j], faded_[t], dgated_writes[j]);
     });
@@ -294,22 +291,14 @@ class gated_gradient {
 
   template <class Gate, class Visit>
   void fade_writes(const gated_writes<T, A>& gated, const Gate& gate, const Visit& visit) noexcept {
-    copy_rows<T, A>(row_span<const T>(gated.writes), 0, gated.count, gated_, faded_,
-                    [](index_t, index_t, P x) { return x; });
+    copy_rows<T, A>(row_span<const T>(gated.writes), 0, gated.count, gated_, faded_);
     decay_downward<T, A>(gated.count, gated_, faded_, gate, visit);
   }
 
   template <class Gate>
   void weigh_carefully(const gated_writes<T, A>& gated, const Gate& gate) noexcept {
     fade_writes(gated, gate, [&](index_t t) {
-      T* const row = gated_weights_[t];
-      std::fill_n(row, round_up(t + 1, P::lanes), T(0));
-      for (index_t j = 0; j <= t; ++j) {
-        P sum(T(0));
-        for (index_t i = 0; i < gated_; i += P::lanes)
-          sum = fma(P::load_aligned(gated_reads[t] + i), P::load_aligned(faded_[j] + i), sum);
-        row[j] = reduce_add(sum);
-      }
+      weigh_faded<T, A>(gated_reads[t], row_span<const T>(faded_), t, gated_, gated_weights_[t]);
     });
   }
 

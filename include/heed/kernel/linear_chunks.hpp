@@ -58,6 +58,13 @@ struct linear_call {
   index_t chunk_tokens() const noexcept {
     return std::min(chunk, std::max<index_t>(std::max(q.extent(2), k.extent(2)), 1));
   }
+  index_t queries_of(const recurrence_stream& stream) const noexcept { return cu ? stream.tokens : q.extent(2); }
+  /// Tokens of a chunk that have a query, and the number of the query that its first token has or would have.
+  index_range tokens_of_queries(const recurrence_stream& stream, chunk_span span) const noexcept {
+    return {std::clamp<index_t>(offset - span.first, 0, span.count),
+            std::clamp<index_t>(offset + queries_of(stream) - span.first, 0, span.count)};
+  }
+  index_t first_query(chunk_span span) const noexcept { return span.first - (reverse ? 0 : offset); }
   stream_numbering streams() const noexcept {
     return {cu ? cu.size() - 1 : q.extent(0), heads(), k.extent(1), sloped() ? heads() : k.extent(1), k.extent(2), cu};
   }
@@ -262,9 +269,7 @@ class linear_forward_chunks {
 
   stream_numbering streams() const noexcept { return call_.streams(); }
   index_t chunk() const noexcept { return call_.chunk_tokens(); }
-  index_t queries_of(const recurrence_stream& stream) const noexcept {
-    return call_.cu ? stream.tokens : call_.q.extent(2);
-  }
+  index_t queries_of(const recurrence_stream& stream) const noexcept { return call_.queries_of(stream); }
   index_t gated_features() const noexcept { return rows_.features(); }
   index_t pitch() const noexcept { return conflict_free_pitch<T>(rows_.columns()); }
   index_t state_size() const noexcept { return rows_.features() * pitch() + rows_.extra_numbers(); }
@@ -287,19 +292,18 @@ class linear_forward_chunks {
     rows_.prepare(space.rows, stream, span, features, state + rows_.features() * pitch());
     const auto keys = rows_.keys(space.rows, stream, span);
     if constexpr (Kind == gate_kind::feature) {
-      const auto some = [&](index_t i) { return static_cast<int>(std::min<index_t>(P::lanes, call_.features() - i)); };
       const auto written = [&](index_t t, index_t i, P product) {
-        return load_some<T, A>(keys[t] + i, some(i)) * product;
+        return load_within<T, A>(keys[t], i, call_.features()) * product;
       };
-      const index_range seen = tokens_of_queries(stream, span);
+      const index_range seen = call_.tokens_of_queries(stream, span);
       if (stream.heads == 1) {
         const auto queries =
-            rows_.queries(space.rows, stream, stream.first_head, first_query(span), seen.low, seen.high);
+            rows_.queries(space.rows, stream, stream.first_head, call_.first_query(span), seen.low, seen.high);
         space.decay.template multiply<A>(
             span.count, features, gates(space, stream, span),
             [&](index_t t, index_t i, P product) {
               if (t < seen.low || t >= seen.high) return product;
-              return load_some<T, A>(queries[t] + i, some(i)) * product;
+              return load_within<T, A>(queries[t], i, call_.features()) * product;
             },
             written);
       } else {
@@ -322,7 +326,7 @@ class linear_forward_chunks {
   }
 
   void attend(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
-    const auto [begin, end] = tokens_of_queries(stream, span);
+    const auto [begin, end] = call_.tokens_of_queries(stream, span);
     if (begin == end) return;
     if constexpr (Rows::weighs)
       rows_.prepare_weights(space.rows, span.count);
@@ -334,7 +338,7 @@ class linear_forward_chunks {
     const row_span<const T> weights = space.weights;
     const P scale(static_cast<T>(call_.scale));
     for (index_t h = 0; h < stream.heads; ++h) {
-      const index_t head = stream.first_head + h, first = first_query(span);
+      const index_t head = stream.first_head + h, first = call_.first_query(span);
       const auto queries = rows_.queries(space.rows, stream, head, first, begin, end);
       const auto out = rows_.outputs(space.rows, stream, head, first);
       row_span<const T> faded = space.query_copies;
@@ -410,13 +414,6 @@ class linear_forward_chunks {
   }
 
  private:
-  /// Tokens of a chunk that have a query, and the number of the query that its first token has or would have.
-  index_range tokens_of_queries(const recurrence_stream& stream, chunk_span span) const noexcept {
-    return {std::clamp<index_t>(call_.offset - span.first, 0, span.count),
-            std::clamp<index_t>(call_.offset + queries_of(stream) - span.first, 0, span.count)};
-  }
-  index_t first_query(chunk_span span) const noexcept { return span.first - (call_.reverse ? 0 : call_.offset); }
-
   /// The gates of a vector of features of a token.
   auto gates(const workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
     return gate_rows<A>(rows_.log_gates(space.rows, stream, span), call_.features());
@@ -440,12 +437,11 @@ class linear_forward_chunks {
       const auto rows = stream_rows(tensor, stream, head, first, call_.reverse);
       space.ahead.add(rows.data, rows.stride, count, features);
     };
-    const index_t shift = call_.reverse ? 0 : call_.offset;
     if (call_.feature_gates) add(call_.feature_gates, stream.kv_head, next, call_.features());
     add(call_.k, stream.kv_head, next, call_.features());
     add(call_.v, call_.value_head(stream), next, call_.value_features());
     for (index_t h = 0; h < stream.heads; ++h)
-      add(call_.q, call_.query_head(stream.first_head + h), next - shift, call_.features());
+      add(call_.q, call_.query_head(stream.first_head + h), call_.first_query({next, count}), call_.features());
     const index_t tokens = span.count, vectors = vectors_of<T, A>(call_.value_features());
     space.ahead.spread(stream.heads * tokens * (vectors_of<T, A>(tokens) / 2 + vectors) + call_.features() * vectors);
   }
@@ -454,19 +450,10 @@ class linear_forward_chunks {
   template <class Q>
   void weigh_carefully(workspace& space, const recurrence_stream& stream, chunk_span span, row_span<Q> queries,
                        index_t begin, index_t end) const noexcept {
-    copy_rows<T, A>(rows_.keys(space.rows, stream, span), 0, span.count, call_.features(), space.faded_keys,
-                    [](index_t, index_t, P x) { return x; });
+    copy_rows<T, A>(rows_.keys(space.rows, stream, span), 0, span.count, call_.features(), space.faded_keys);
     decay_downward<T, A>(span.count, call_.features(), space.faded_keys, gates(space, stream, span), [&](index_t t) {
-      if (t < begin || t >= end) return;
-      T* const row = space.weights[t];
-      std::fill_n(row, round_up(t + 1, P::lanes), T(0));
-      for (index_t j = 0; j <= t; ++j) {
-        P sum(T(0));
-        for_vectors<T, A>(call_.features(), [&](index_t i, int some) {
-          sum = fma(load_some<T, A>(queries[t] + i, some), P::load_aligned(space.faded_keys[j] + i), sum);
-        });
-        row[j] = reduce_add(sum);
-      }
+      if (t >= begin && t < end)
+        weigh_faded<T, A>(queries[t], row_span<const T>(space.faded_keys), t, call_.features(), space.weights[t]);
     });
   }
 

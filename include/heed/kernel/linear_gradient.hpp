@@ -40,8 +40,7 @@ class tensor_gradient_rows : public tensor_rows<A, S> {
     const auto rows = [&](const auto& tensor) {
       return stream_rows(tensor, stream, head, first, call_.forward.reverse);
     };
-    copy_rows<T, A>(rows(call_.forward.q), begin, end, call_.forward.features(), queries,
-                    [](index_t, index_t, pack<T, A> x) { return x; });
+    copy_rows<T, A>(rows(call_.forward.q), begin, end, call_.forward.features(), queries);
     copy_rows<T, A>(rows(call_.dout), begin, end, call_.forward.value_features(), upstream,
                     [&](index_t, index_t, pack<T, A> x) { return x * scale; });
   }
@@ -79,9 +78,7 @@ class linear_backward_chunks {
 
   stream_numbering streams() const noexcept { return call_.forward.streams(); }
   index_t chunk() const noexcept { return call_.forward.chunk_tokens(); }
-  index_t queries_of(const recurrence_stream& stream) const noexcept {
-    return call_.forward.cu ? stream.tokens : call_.forward.q.extent(2);
-  }
+  index_t queries_of(const recurrence_stream& stream) const noexcept { return call_.forward.queries_of(stream); }
   index_t state_size() const noexcept { return rows_.columns() * pitch() + rows_.extra_numbers(); }
 
   void load_state(const recurrence_stream& stream, T* state) const noexcept {
@@ -117,9 +114,8 @@ class linear_backward_chunks {
     prepare(space, stream, span, before, true);
     call(space, stream, span.first - chunk(), span.first == 0 ? 0 : chunk(), true);
     auto& core = space.core;
-    const index_t begin = std::clamp<index_t>(call_.forward.offset - span.first, 0, span.count);
-    const index_t end = std::clamp<index_t>(call_.forward.offset + queries_of(stream) - span.first, 0, span.count);
-    const index_t first = span.first - (reverse() ? 0 : call_.forward.offset);
+    const auto [begin, end] = call_.forward.tokens_of_queries(stream, span);
+    const index_t first = call_.forward.first_query(span);
     for (index_t h = 0; h < stream.heads; ++h) {
       const index_t head = stream.first_head + h;
       read(space, stream, head, first, begin, end, span.count);

@@ -177,9 +177,7 @@ class slot_forward_chunks {
     space.decay.template multiply<A>(
         span.count, slots, gates(space, stream, span), [](index_t, index_t, P product) { return product; },
         [&](index_t t, index_t m, P product) {
-          return load_some<T, A>(space.strengths[t] + m,
-                                 static_cast<int>(std::min<index_t>(P::lanes, call_.slots() - m))) *
-                 product;
+          return load_within<T, A>(space.strengths[t], m, call_.slots()) * product;
         });
     space.written = space.decay.after;
     space.keys = rows_for_scalars<T, A>(keys, 0, span.count, call_.features(), space.key_copies);
@@ -243,13 +241,7 @@ class slot_forward_chunks {
         lower_products<T, A>(space.faded_reads, space.slot_panels, rows, space.weights, space.ahead);
       else
         fade_writes(space, stream, span, [&](index_t t) {
-          std::fill_n(space.weights[t], round_up(t + 1, P::lanes), T(0));
-          for (index_t j = 0; j <= t; ++j) {
-            P sum(T(0));
-            for (index_t m = 0; m < call_.slots(); m += P::lanes)
-              sum = fma(P::load_aligned(space.reads[t] + m), P::load_aligned(space.faded[j] + m), sum);
-            space.weights[t][j] = reduce_add(sum);
-          }
+          weigh_faded<T, A>(space.reads[t], row_span<const T>(space.faded), t, call_.slots(), space.weights[t]);
         });
       sum_products<T, A>(
           rows, {0, call_.value_features()}, times(row_span<const T>(space.faded_reads), before.values, call_.slots()),
@@ -321,8 +313,7 @@ class slot_forward_chunks {
   template <class Visit>
   void fade_writes(workspace& space, const recurrence_stream& stream, chunk_span span,
                    const Visit& visit) const noexcept {
-    copy_rows<T, A>(space.strengths, 0, span.count, call_.slots(), space.faded,
-                    [](index_t, index_t, P x) { return x; });
+    copy_rows<T, A>(space.strengths, 0, span.count, call_.slots(), space.faded);
     decay_downward<T, A>(span.count, call_.slots(), space.faded, gates(space, stream, span), visit);
   }
 

@@ -69,7 +69,7 @@ class ssd_gradient_rows : public ssd_rows<A, S> {
     const P scale(static_cast<T>(call_.forward.scale));
     const auto& call = call_.forward;
     copy_rows<T, A>(stream_rows(call.q, stream, call.query_head(head), first, call.reverse), begin, end,
-                    call.features(), queries, [](index_t, index_t, P x) { return x; });
+                    call.features(), queries);
     copy_rows<T, A>(this->head_rows(call_.dout, stream, first), begin, end, call.value_features(), upstream,
                     [&](index_t, index_t, P x) { return x * scale; });
   }
