@@ -20,18 +20,6 @@ HEED_COLD void check_gates(const checker& check, const gate_view<Kind, T>& g, co
     check.require(g.data() != nullptr || is_empty(g), "g", "data", "a null pointer");
 }
 
-template <gate_kind Kind, class T>
-HEED_COLD void check_gate_gradients(const checker& check, const gate_view<Kind, T>& dg,
-                                    const gate_view<Kind, const T>& g) {
-  for (int axis = 0; axis < gate_view<Kind, T>::rank; ++axis) check.extent(dg, "dg", axis, g.extent(axis), "as g");
-  if constexpr (Kind == gate_kind::feature) {
-    check.output(dg, "dg");
-  } else {
-    check.require(dg.data() != nullptr || is_empty(dg), "dg", "data", "a null pointer");
-    check_scattered_output(check, dg, "dg");
-  }
-}
-
 template <gate_kind Kind, class S>
 linear_call<S> gated_call(const view<const S, 4>& q, const view<const S, 4>& k, const view<const S, 4>& v,
                           const gate_view<Kind, const accumulator_t<S>>& g, const view<S, 4>& out,

@@ -1,40 +1,10 @@
 /// Gradients of gated linear attention.
 #pragma once
 
-#include <heed/kernel/gated_checks.hpp>
-#include <heed/kernel/linear_gradient.hpp>
+#include <heed/kernel/gated_gradient_checks.hpp>
 
 HEED_ARCH_BEGIN
 namespace detail {
-
-template <gate_kind Kind, class S>
-linear_gradient_call<S> gated_gradient_call(const view<const S, 4>& q, const view<const S, 4>& k,
-                                            const view<const S, 4>& v, const gate_view<Kind, const accumulator_t<S>>& g,
-                                            const view<const S, 4>& dout, const view<S, 4>& dq, const view<S, 4>& dk,
-                                            const view<S, 4>& dv, const gate_view<Kind, accumulator_t<S>>& dg,
-                                            const recurrence_backward_options<S>& options) noexcept {
-  recurrence_options<S> forward{};
-  forward.scale = options.scale;
-  forward.chunk = options.chunk;
-  forward.initial_state = options.initial_state;
-  forward.cu_seqlens = options.cu_seqlens;
-  forward.reverse = options.reverse;
-  linear_gradient_call<S> call{gated_call<Kind>(q, k, v, g, view<S, 4>{}, forward, 0),
-                               dout,
-                               dq,
-                               dk,
-                               dv,
-                               {},
-                               {},
-                               options.dinitial_state,
-                               options.dfinal_state,
-                               {}};
-  if constexpr (Kind == gate_kind::feature)
-    call.dfeature_gates = dg;
-  else
-    call.dtoken_gates = dg;
-  return call;
-}
 
 /// gated_linear_backward for an instruction set of the caller's choice.
 template <class A, gate_kind Kind, class S>
@@ -50,13 +20,7 @@ void gated_linear_backward_on(view<const S, 4> q, view<const S, 4> k, view<const
     check_gates<Kind>(check, g, k);
     check_gate_gradients<Kind>(check, dg, g);
     const auto call = gated_gradient_call<Kind>(q, k, v, g, dout, dq, dk, dv, dg, options);
-    const index_t sequences = call.forward.streams().sequences, heads = call.forward.streams().states;
-    const auto check_one = [&](const auto& state, const char* name) {
-      check_state(check, state, name, sequences, heads, k.extent(3), v.extent(3));
-    };
-    check_one(options.initial_state, "options.initial_state");
-    check_one(options.dinitial_state, "options.dinitial_state");
-    check_one(options.dfinal_state, "options.dfinal_state");
+    check_states(check, call.forward, options);
     check_apart(check, memory_of(q, k, v, g, dout, options.initial_state, options.dfinal_state), dq, "dq", dk, "dk", dv,
                 "dv", dg, "dg", options.dinitial_state, "options.dinitial_state");
 

@@ -1,8 +1,8 @@
 /// Lightning Attention, and RetNet's retention: linear attention whose state fades by a constant of each head.
 #pragma once
 
+#include <heed/kernel/gated_gradient_checks.hpp>
 #include <heed/kernel/recurrence_step_run.hpp>
-#include <heed/ops/linear/gated_backward.hpp>
 
 HEED_ARCH_BEGIN
 namespace detail {
@@ -68,19 +68,13 @@ void lightning_backward_on(view<const S, 4> q, view<const S, 4> k, view<const S,
     check_slopes(check, slopes, q.extent(1));
     auto call = gated_gradient_call<gate_kind::token, S>(q, k, v, {}, dout, dq, dk, dv, {}, options);
     make_constant(call.forward, slopes, options.scale);
-    const index_t sequences = call.forward.streams().sequences, heads = q.extent(1);
     if (wants_slopes) {
-      check.extent(dslopes, "dslopes", 0, sequences, "sequences");
-      check.extent(dslopes, "dslopes", 1, heads, "H, the heads of q");
+      check.extent(dslopes, "dslopes", 0, call.forward.streams().sequences, "sequences");
+      check.extent(dslopes, "dslopes", 1, q.extent(1), "H, the heads of q");
       check.output(dslopes, "dslopes");
       call.dslopes = dslopes;
     }
-    const auto check_one = [&](const auto& state, const char* name) {
-      check_state(check, state, name, sequences, heads, k.extent(3), v.extent(3));
-    };
-    check_one(options.initial_state, "options.initial_state");
-    check_one(options.dinitial_state, "options.dinitial_state");
-    check_one(options.dfinal_state, "options.dfinal_state");
+    check_states(check, call.forward, options);
     check_apart(check, memory_of(q, k, v, slopes, dout, options.initial_state, options.dfinal_state), dq, "dq", dk,
                 "dk", dv, "dv", dslopes, "dslopes", options.dinitial_state, "options.dinitial_state");
 

@@ -1,7 +1,7 @@
 /// State space duality: the layer of Mamba-2 as linear attention with gates.
 #pragma once
 
-#include <heed/kernel/recurrence_checks.hpp>
+#include <heed/kernel/gated_gradient_checks.hpp>
 #include <heed/kernel/recurrence_step_run.hpp>
 #include <heed/kernel/ssd_rows.hpp>
 
@@ -169,12 +169,7 @@ void ssd_backward_on(const ssd_inputs<S>& in, view<const S, 4> dy, const ssd_gra
     check_alike(check, out.da, "da", of_heads, "sequences, and heads of x");
     check.require(in.d_skip || !out.dd_skip, "dd_skip", "none without d_skip", "an output");
     if (out.dd_skip) check_alike(check, out.dd_skip, "dd_skip", of_heads, "sequences, and heads of x");
-    const auto check_one = [&](const auto& state, const char* name) {
-      check_state(check, state, name, sequences, heads, in.b.extent(3), in.x.extent(3));
-    };
-    check_one(options.initial_state, "options.initial_state");
-    check_one(options.dinitial_state, "options.dinitial_state");
-    check_one(options.dfinal_state, "options.dfinal_state");
+    check_states(check, call.forward, options);
     check_apart(check,
                 memory_of(in.x, in.dt, in.a, in.b, in.c, in.d_skip, dy, options.initial_state, options.dfinal_state),
                 out.dx, "dx", out.ddt, "ddt", out.da, "da", out.db, "db", out.dc, "dc", out.dd_skip, "dd_skip",
