@@ -4,6 +4,7 @@
 #include "support/catch.hpp"
 
 #include <heed/core/error.hpp>
+#include <heed/core/view.hpp>
 
 #include <string>
 #include <vector>
@@ -32,6 +33,12 @@ void check_refusal(const char* operation, const std::vector<std::string>& parts,
     CAPTURE(part);
     CHECK(said.find(part) != std::string::npos);
   }
+}
+
+/// The data of a tensor as if it had other extents, for calls that must not look at it.
+template <class T, int Rank>
+heed::view<T, Rank> with_extents(const heed::view<T, Rank>& t, const heed::index_t (&extents)[Rank]) {
+  return {t.data(), extents};
 }
 
 }  // namespace support

@@ -11,6 +11,7 @@
 #include <vector>
 
 using namespace linear_test;
+using support::with_extents;
 
 namespace {
 
@@ -68,11 +69,6 @@ void backward_refuses(const spoiler& spoil, const std::vector<std::string>& part
 void refuses(const spoiler& spoil, const std::vector<std::string>& parts) {
   forward_refuses(spoil, parts);
   backward_refuses(spoil, parts);
-}
-
-template <class T, int Rank>
-view<T, Rank> with_extents(const view<T, Rank>& t, const index_t (&extents)[Rank]) {
-  return view<T, Rank>(t.data(), extents);
 }
 
 view<float, 4> writable(const view<const float, 4>& t, const index_t (&extents)[4]) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 using namespace linear_test;
+using support::with_extents;
 
 namespace {
 
@@ -60,11 +61,6 @@ void refuses(void (*spoil)(call&), const std::vector<std::string>& parts,
     CHECK((untouched(c.p.dq) && untouched(c.p.dk) && untouched(c.p.dv)));
     CHECK((untouched(c.p.dfeature_gates) && untouched(c.p.dtoken_gates) && untouched(c.p.dinitial_state)));
   }
-}
-
-template <class T, int Rank>
-view<T, Rank> with_extents(const view<T, Rank>& t, const index_t (&extents)[Rank]) {
-  return view<T, Rank>(t.data(), extents);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <vector>
 
 using namespace linear_test;
+using support::with_extents;
 
 namespace {
 
@@ -53,11 +54,6 @@ void refuses(const std::function<void(call&)>& spoil, const std::vector<std::str
     CHECK(std::all_of(c.p.out.begin(), c.p.out.end(), untouched));
     CHECK(std::all_of(c.p.final_state.begin(), c.p.final_state.end(), untouched));
   }
-}
-
-template <class T, int Rank>
-view<T, Rank> with_extents(const view<T, Rank>& t, const index_t (&extents)[Rank]) {
-  return view<T, Rank>(t.data(), extents);
 }
 
 }  // namespace

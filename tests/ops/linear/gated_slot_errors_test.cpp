@@ -9,6 +9,7 @@
 #include <vector>
 
 using namespace linear_test;
+using support::with_extents;
 
 namespace {
 
@@ -81,11 +82,6 @@ void refuse(std::initializer_list<operation> operations, void (*spoil)(call&), c
 }
 void all_refuse(void (*spoil)(call&), const std::vector<std::string>& parts) {
   refuse({forward, backward, step}, spoil, parts);
-}
-
-template <class T>
-view<T, 4> with_extents(const view<T, 4>& t, const index_t (&extents)[4]) {
-  return view<T, 4>(t.data(), extents);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <vector>
 
 using namespace softmax_test;
+using support::with_extents;
 
 namespace {
 
@@ -51,11 +52,6 @@ void refuses(const std::function<void(call&)>& spoil, const std::vector<std::str
   for (const tensor<float, 4>* t : {&c.p.dq, &c.p.dk, &c.p.dv, &c.dbias})
     CHECK(std::all_of(t->begin(), t->end(), [](float x) { return std::isnan(x); }));
   CHECK(std::isnan(c.p.dsink(0)));
-}
-
-template <class T, int Rank>
-view<T, Rank> with_extents(const view<T, Rank>& t, const index_t (&extents)[Rank]) {
-  return view<T, Rank>(t.data(), extents);
 }
 
 }  // namespace

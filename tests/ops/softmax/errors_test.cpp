@@ -10,6 +10,7 @@
 #include <vector>
 
 using namespace softmax_test;
+using support::with_extents;
 
 namespace {
 
@@ -40,11 +41,6 @@ void refuses(const std::function<void(call&)>& spoil, const std::vector<std::str
   const auto untouched = [](float x) { return std::isnan(x); };
   CHECK(std::all_of(c.p.out.begin(), c.p.out.end(), untouched));
   CHECK(std::all_of(c.p.lse.begin(), c.p.lse.end(), untouched));
-}
-
-template <class T>
-view<T, 4> with_extents(const view<T, 4>& t, const index_t (&extents)[4]) {
-  return view<T, 4>(t.data(), extents);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <vector>
 
 using namespace softmax_test;
+using support::with_extents;
 
 namespace {
 
@@ -59,11 +60,6 @@ void refuses(const operation& what, const std::function<void(call&)>& spoil, con
 
 void all_refuse(const std::function<void(call&)>& spoil, const std::vector<std::string>& parts) {
   for (const operation& what : {weights_of, top_keys_of, rows_of, columns_of}) refuses(what, spoil, parts);
-}
-
-template <class T, int Rank>
-view<T, Rank> with_extents(const view<T, Rank>& t, const index_t (&extents)[Rank]) {
-  return view<T, Rank>(t.data(), extents);
 }
 
 }  // namespace
