@@ -179,8 +179,9 @@ inline linear_result linear(const linear_attention& a) {
   return result;
 }
 
-/// Gradients of sum(dout * out).
-inline linear_gradients linear_backward(const linear_attention& a, const heed::tensor<double, 4>& dout) {
+/// Gradients of sum(dout * out), where `stored` is what a normalised forward pass left of out.
+inline linear_gradients linear_backward(const linear_attention& a, const heed::tensor<double, 4>& stored,
+                                        const heed::tensor<double, 4>& dout) {
   const index_t D = a.q.extent(3), E = a.v.extent(3);
   const heed::tensor<double, 4> fq = detail::features_of(a.q, a.map), fk = detail::features_of(a.k, a.map);
   const linear_result result = linear(a);
@@ -189,7 +190,7 @@ inline linear_gradients linear_backward(const linear_attention& a, const heed::t
     if (detail::sees_nothing(a, row)) return;
     const double den = a.normalise ? result.denominator(row.batch, row.head, row.query) : 1;
     const auto upstream = dout.all()[row.batch][row.head][row.query];
-    const auto out = result.out.all()[row.batch][row.head][row.query];
+    const auto out = stored.all()[row.batch][row.head][row.query];
     const auto q = fq.all()[row.batch][row.head][row.query];
     double mean = 0;
     for (index_t e = 0; e < E && a.normalise; ++e) mean += upstream[e] * out[e];

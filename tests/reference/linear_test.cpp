@@ -46,7 +46,7 @@ void add_history(linear_attention& a, index_t states, support::random_engine& ra
 void check(linear_attention& a, support::random_engine& random) {
   const auto dout =
       support::normal_tensor<double, 4>({a.q.extent(0), a.q.extent(1), a.q.extent(2), a.v.extent(3)}, random);
-  const linear_gradients gradients = linear_backward(a, dout);
+  const linear_gradients gradients = linear_backward(a, linear(a).out, dout);
   const auto objective = [&] { return weighted_sum(dout, linear(a).out); };
   comparison c;
   c.add(gradients.dq, differences(a.q, objective));

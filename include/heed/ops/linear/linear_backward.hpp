@@ -108,7 +108,8 @@ index_t linear_backward_scratch_bytes(const std::type_identity_t<view<const T, 4
 /// (linear_backward_scratch_bytes): options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads.
 /// Accuracy: accumulates in float (double for double): |error| <= 1e-4 (1 + max |gradient|) for inputs of unit
-/// variance.
+/// variance. A normalised call takes out as it is stored: in 16-bit types its rounding error times dout / denominator
+/// is in the gradients by q and k.
 /// Throws heed::invalid_argument before any write: as linear_forward; no out or denominator of a normalised call.
 /// Paper: Katharopoulos, Vyas, Pappas, Fleuret, Transformers are RNNs: Fast Autoregressive Transformers with Linear
 /// Attention, 2020, section 3.3.1 and algorithm 1.
