@@ -1,0 +1,6 @@
+/// The local family: attention within windows of tokens.
+#pragma once
+
+#include <heed/core/tensor.hpp>
+#include <heed/mod/neighborhood.hpp>
+#include <heed/ops/local/neighborhood_forward.hpp>
