@@ -14,6 +14,10 @@ namespace detail {
 struct tile_run {
   tile_part part;
   unsigned masked;
+
+  static constexpr unsigned everywhere = ~0u;
+  /// Whether the answer is the same for all of its keys.
+  bool uniform() const noexcept { return masked == 0 || masked == everywhere; }
 };
 
 template <class T, class A>

@@ -56,32 +56,33 @@ class neighborhood_forward_run {
       : rows_(rows), keys_(keys), cut_(axes), chain_{rows.softcap, {}} {}
 
   void run(const checker& check, scratch_view scratch, const executor_ref& where) {
-    const index_t heads = rows_.q.extent(1), columns = rows_.q.extent(0) * heads * cut_.groups() * cut_.columns();
-    if (columns == 0) return;
+    const index_t heads = rows_.q.extent(1), tiles = rows_.q.extent(0) * heads * cut_.groups() * cut_.columns() * cut_.tiles();
+    if (tiles == 0) return;
     const bool copies = keys_.copies(cut_);
     const index_t table_size = keys_.bias.extent(1);
     const index_t share = round_up(
         neighborhood_worker_bytes<S, A>(keys_.features(), keys_.value_features(), copies, table_size), cache_line);
     const scratch_block memory(check, scratch, scratch_total(share, where.concurrency));
-    // A tile's work depends on no other, so how many make a task may depend on who runs them.
+    // A tile's work depends on no other, so how many make a task may depend on who runs them. Neighboring columns share
+    // most of their keys.
     index_t together = shape::tiles;
-    while (together > 1 && columns * cut_.tiles() < 8 * where.concurrency * together) together /= 2;
-    const index_t strips = (cut_.tiles() + together - 1) / together;
+    while (together > 1 && tiles < 8 * where.concurrency * together) together /= 2;
+    const index_t tasks_of_row = (cut_.columns() + together - 1) / together;
 
     auto task = [&](index_t number, index_t worker) {
       scratch_cursor cursor(memory.data() + worker * share);
       neighborhood_workspace<S, A> space(cursor, keys_.features(), keys_.value_features(), copies, table_size);
-      const index_t strip = number % strips, column = number / strips % cut_.columns();
-      const index_t of_head = number / (strips * cut_.columns());
+      const index_t first = number % tasks_of_row * together, row = number / tasks_of_row % cut_.tiles();
+      const index_t of_head = number / (tasks_of_row * cut_.tiles());
       const neighborhood_place group = cut_.group(of_head % cut_.groups());
       const index_t head = of_head / cut_.groups() % heads, batch = of_head / (cut_.groups() * heads);
       load_table<T, A>(keys_.bias, head, space.table);
-      for (index_t i = strip * together; i < std::min((strip + 1) * together, cut_.tiles()); ++i) {
-        const neighborhood_tile<T, A> tile(cut_, group, cut_.corner(column, i));
+      for (index_t column = first; column < std::min(first + together, cut_.columns()); ++column) {
+        const neighborhood_tile<T, A> tile(cut_, group, cut_.corner(column, row));
         if (tile.vectors() > 0) attend_tile(space, tile, batch, head);
       }
     };
-    for_each_task(where, columns * strips, task);
+    for_each_task(where, tiles / cut_.columns() * tasks_of_row, task);
   }
 
  private:
@@ -125,7 +126,7 @@ class neighborhood_forward_run {
                nullptr, false);
     }
     const auto k = keys_.k[batch][group], v = keys_.v[batch][group];
-    const neighborhood_entries<T, A> entries(cut_, tile);
+    const neighborhood_entries<T, A> entries(cut_, tile, static_cast<bool>(keys_.bias));
     for (int first = 0; first < tile.keys(); first += shape::keys) {
       tile.load_block(first, block);
       if (keys_.bias)

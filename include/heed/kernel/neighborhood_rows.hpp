@@ -5,6 +5,7 @@
 #include <heed/kernel/neighborhood_tile.hpp>
 
 #include <algorithm>
+#include <cstring>
 
 HEED_ARCH_BEGIN
 namespace detail {
@@ -28,12 +29,22 @@ struct neighborhood_keys {
   }
 };
 
+/// Copies a row, most of it in pieces of known size: rows are short, and calls of memcpy would cost more than they do.
+template <class S>
+HEED_INLINE void copy_row(const S* from, S* to, index_t features) noexcept {
+  constexpr index_t piece = cache_line / index_t(sizeof(S));
+  index_t i = 0;
+  for (; i + piece <= features; i += piece) std::memcpy(to + i, from + i, cache_line);
+  for (; i < features; ++i) to[i] = from[i];
+}
+
 /// to[lane] = the row of the lane's query
 template <class T, class A, class S>
 void gather_rows(const neighborhood_tile<T, A>& tile, const view<const S, 2>& rows, S* to) noexcept {
   const index_t features = rows.extent(1);
+  for (int lane = 0; lane < tile.lanes(); ++lane) prefetch_row<0>(&rows(tile.token(lane), 0), features);
   for (int lane = 0; lane < tile.lanes(); ++lane)
-    std::copy_n(&rows(tile.token(lane), 0), features, to + lane * features);
+    copy_row(&rows(tile.token(lane), 0), to + lane * features, features);
 }
 
 /// The reverse, for lanes that are not repetitions.
@@ -41,7 +52,7 @@ template <class T, class A, class S>
 void scatter_rows(const neighborhood_tile<T, A>& tile, const S* from, const view<S, 2>& rows) noexcept {
   const index_t features = rows.extent(1);
   for (int lane = 0; lane < tile.lanes(); ++lane)
-    if (tile.live(lane)) std::copy_n(from + lane * features, features, &rows(tile.token(lane), 0));
+    if (tile.live(lane)) copy_row(from + lane * features, &rows(tile.token(lane), 0), features);
 }
 
 /// `count` rows as numbers: row j is `row(j)`, copied to the worker's memory.
@@ -85,7 +96,10 @@ class neighborhood_entries {
  public:
   using shape = tile_shape<T, A>;
 
-  neighborhood_entries(const neighborhood_cut<T, A>& cut, const neighborhood_tile<T, A>& tile) noexcept : cut_(cut) {
+  /// Not `wanted`: there is no table.
+  neighborhood_entries(const neighborhood_cut<T, A>& cut, const neighborhood_tile<T, A>& tile, bool wanted) noexcept
+      : cut_(cut) {
+    if (!wanted) return;
     for (int lane = 0; lane < tile.lanes(); ++lane) {
       of_lane_[lane] = 0;
       for (int i = 0; i < 3; ++i)

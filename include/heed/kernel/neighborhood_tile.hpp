@@ -93,13 +93,16 @@ class neighborhood_tile {
     block.first = first;
     block.count = std::min(shape::keys, keys() - first);
     int at[3] = {first / row(), first / extent_[2] % extent_[1], first % extent_[2]};
-    for (int j = 0; j < block.count; ++j) {
-      block.token[j] = 0;
-      for (int i = 0; i < 3; ++i) {
-        block.coordinate[i][j] = at[i];
-        block.token[j] += token_of(i, origin_[i] + at[i]);
+    const index_t step = cut_->side[2].line.dilation() * cut_->side[2].pitch;
+    for (int j = 0; j < block.count;) {
+      index_t token = token_of(0, origin_[0] + at[0]) + token_of(1, origin_[1] + at[1]) +
+                      token_of(2, origin_[2] + at[2]);
+      for (const int end = std::min(block.count, j + extent_[2] - at[2]); j < end; ++j, token += step) {
+        block.coordinate[0][j] = at[0];
+        block.coordinate[1][j] = at[1];
+        block.coordinate[2][j] = at[2]++;
+        block.token[j] = token;
       }
-      if (++at[2] < extent_[2]) continue;
       at[2] = 0;
       if (++at[1] < extent_[1]) continue;
       at[1] = 0;
@@ -121,13 +124,15 @@ class neighborhood_tile {
       for (const span side : {span{all.begin, whole.begin}, span{whole.end, all.end}}) {
         const span part = overlap(side, seen_[v]);
         if (part.begin >= part.end) continue;
-        unsigned masked = 0;
+        unsigned masked = 0, whole_pieces = 0;
         for (int j = part.begin; j < part.end;) {
           const int piece = (j - all.begin) / shape::mask_keys;
           const int end = std::min(part.end, all.begin + (piece + 1) * shape::mask_keys);
-          if (j < full_[v].begin || end > full_[v].end) masked |= 1u << piece;
+          const bool full = full_[v].begin <= j && end <= full_[v].end;
+          (full ? whole_pieces : masked) |= 1u << piece;
           j = end;
         }
+        if (whole_pieces == 0) masked = tile_run::everywhere;
         runs[used++] = {{part.begin - all.begin, part.end - part.begin, v, v + 1}, masked};
       }
     return used;
