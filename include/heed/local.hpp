@@ -3,4 +3,5 @@
 
 #include <heed/core/tensor.hpp>
 #include <heed/mod/neighborhood.hpp>
+#include <heed/ops/local/neighborhood_backward.hpp>
 #include <heed/ops/local/neighborhood_forward.hpp>

@@ -16,7 +16,7 @@ namespace detail {
 
 /// One axis of a cut grid.
 struct neighborhood_side {
-  neighborhood_line line{{.length = 1, .window = 1}};
+  neighborhood_line line;
   index_t pitch = 0;  // tokens between neighbors
   int window = 1;
   int bias_pitch = 0;  // in a table of relative positions
@@ -72,6 +72,16 @@ class neighborhood_cut {
       number /= side[i].line.dilation();
     }
     return residues;
+  }
+
+  /// Calls f(token) for the tokens of a group.
+  template <class F>
+  void for_tokens(neighborhood_place group, F f) const {
+    const auto step = [&](int i) { return side[i].line.dilation(); };
+    for (index_t x = group.at[0]; x < side[0].line.length(); x += step(0))
+      for (index_t y = group.at[1]; y < side[1].line.length(); y += step(1))
+        for (index_t z = group.at[2]; z < side[2].line.length(); z += step(2))
+          f(x * side[0].pitch + y * side[1].pitch + z * side[2].pitch);
   }
 
   /// Columns of a group, and tiles of a column: of the first group, which is the largest.

@@ -56,7 +56,8 @@ class neighborhood_forward_run {
       : rows_(rows), keys_(keys), cut_(axes), chain_{rows.softcap, {}} {}
 
   void run(const checker& check, scratch_view scratch, const executor_ref& where) {
-    const index_t heads = rows_.q.extent(1), tiles = rows_.q.extent(0) * heads * cut_.groups() * cut_.columns() * cut_.tiles();
+    const index_t heads = rows_.q.extent(1),
+                  tiles = rows_.q.extent(0) * heads * cut_.groups() * cut_.columns() * cut_.tiles();
     if (tiles == 0) return;
     const bool copies = keys_.copies(cut_);
     const index_t table_size = keys_.bias.extent(1);

@@ -43,8 +43,7 @@ template <class T, class A, class S>
 void gather_rows(const neighborhood_tile<T, A>& tile, const view<const S, 2>& rows, S* to) noexcept {
   const index_t features = rows.extent(1);
   for (int lane = 0; lane < tile.lanes(); ++lane) prefetch_row<0>(&rows(tile.token(lane), 0), features);
-  for (int lane = 0; lane < tile.lanes(); ++lane)
-    copy_row(&rows(tile.token(lane), 0), to + lane * features, features);
+  for (int lane = 0; lane < tile.lanes(); ++lane) copy_row(&rows(tile.token(lane), 0), to + lane * features, features);
 }
 
 /// The reverse, for lanes that are not repetitions.
@@ -61,8 +60,15 @@ dense_source<T> copied_rows(int count, const tile_buffers<T, A>& buffers, const 
                             const ValueRow& value) noexcept {
   const index_t d = buffers.features, e = buffers.value_features;
   const index_t key_pitch = conflict_free_pitch<T>(d), value_pitch = conflict_free_pitch<T>(e);
-  for (int j = 0; j < count; ++j) convert_row<T, A>(key(j), buffers.keys + j * key_pitch, d);
-  for (int j = 0; j < count; ++j) convert_row<T, A>(value(j), buffers.values + j * value_pitch, e);
+  const auto copy = [&](const auto& row, index_t features, T* to, index_t pitch) {
+    constexpr int ahead = 16;
+    for (int j = 0; j < count; ++j) {
+      if (j + ahead < count) prefetch_row<0>(row(j + ahead), features);
+      convert_row<T, A>(row(j), to + j * pitch, features);
+    }
+  };
+  copy(key, d, buffers.keys, key_pitch);
+  copy(value, e, buffers.values, value_pitch);
   return {buffers.keys, buffers.values, key_pitch, value_pitch, count};
 }
 

@@ -95,8 +95,8 @@ class neighborhood_tile {
     int at[3] = {first / row(), first / extent_[2] % extent_[1], first % extent_[2]};
     const index_t step = cut_->side[2].line.dilation() * cut_->side[2].pitch;
     for (int j = 0; j < block.count;) {
-      index_t token = token_of(0, origin_[0] + at[0]) + token_of(1, origin_[1] + at[1]) +
-                      token_of(2, origin_[2] + at[2]);
+      index_t token =
+          token_of(0, origin_[0] + at[0]) + token_of(1, origin_[1] + at[1]) + token_of(2, origin_[2] + at[2]);
       for (const int end = std::min(block.count, j + extent_[2] - at[2]); j < end; ++j, token += step) {
         block.coordinate[0][j] = at[0];
         block.coordinate[1][j] = at[1];

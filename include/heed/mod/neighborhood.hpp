@@ -33,7 +33,7 @@ HEED_COLD inline void check_neighborhood_axis(const checker& check, const neighb
   require(index_t(a.window) * a.dilation <= a.length, "length", "at least window * dilation", a.length);
 }
 
-/// The index maths of one axis. Tokens of equal residue modulo the dilation form a group; coordinates below count
+/// The index maths of one axis, by default of a single token. Tokens of equal residue modulo the dilation form a group; coordinates below count
 /// within the group, whose length is `size`.
 class neighborhood_line {
  public:
@@ -106,7 +106,7 @@ class neighborhood_line {
   }
 
  private:
-  neighborhood_axis axis_{};
+  neighborhood_axis axis_{1, 1};
 };
 
 }  // namespace detail
