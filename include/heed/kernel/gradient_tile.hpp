@@ -253,7 +253,7 @@ class gradient_tile {
           z = to_logit(z, added, true, at);
         }
         if ((run.masked >> j / shape::mask_keys & 1u) != 0)
-          z = select(visible<T, A>(mask, at), z, P(-std::numeric_limits<T>::infinity()));
+          z = select(visible<T, A>(mask, at, v), z, P(-std::numeric_limits<T>::infinity()));
         const P p = exp2_bounded<precision::weight>(z);
         const P gradient = p * P::load_aligned(buffers_->gradients + here);
         (First == by_product ? p : given).store_aligned(buffers_->scores + here);

@@ -14,6 +14,10 @@ namespace detail {
 struct tile_run {
   tile_part part;
   unsigned masked;
+
+  static constexpr unsigned everywhere = ~0u;
+  /// Whether the answer is the same for all of its keys.
+  bool uniform() const noexcept { return masked == 0 || masked == everywhere; }
 };
 
 template <class T, class A>
@@ -23,7 +27,8 @@ inline constexpr int most_runs = mask_pieces<T, A> * tile_shape<T, A>::groups;
 
 /// Cuts a block of `keys` keys along the mask, for the `queries` queries of a tile at `place`, and returns the number
 /// of runs. Pieces that every query sees whole form runs of all vectors; elsewhere each vector has runs of its own.
-/// Not `partial`: the mask hides no pair, so there is one run.
+/// Not `partial`: the mask hides no pair, so there is one run. A mask that knows the lanes of the tile cuts the block
+/// itself.
 template <class T, class A, class Mask>
 int split_by_mask(const Mask& mask, tile_place place, int queries, int keys, bool partial, tile_run* runs) {
   using shape = tile_shape<T, A>;
@@ -33,6 +38,7 @@ int split_by_mask(const Mask& mask, tile_place place, int queries, int keys, boo
     runs[0] = {{0, keys, 0, groups}, 0};
     return 1;
   }
+  if constexpr (requires { mask.split(place, groups, keys, runs); }) return mask.split(place, groups, keys, runs);
   unsigned seen[shape::groups] = {}, masked[shape::groups] = {};
   unsigned whole = ~0u;
   for (int g = 0; g < groups; ++g) {

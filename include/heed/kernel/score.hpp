@@ -33,6 +33,15 @@ HEED_INLINE mask_pack<T, A> visible(const Mask& mask, const basic_position<index
   }
 }
 
+/// The same for vector `vector` of a tile, which some masks know more about than its positions say.
+template <class T, class A, class Mask>
+HEED_INLINE mask_pack<T, A> visible(const Mask& mask, const basic_position<index_pack<T, A>>& at, int vector) {
+  if constexpr (requires { mask.lanes_that_see(at.kv, vector); })
+    return mask.lanes_that_see(at.kv, vector);
+  else
+    return visible<T, A>(mask, at);
+}
+
 /// Calls a score mod for the queries of a vector, in the same two ways.
 template <class T, class A, class Mod>
 HEED_INLINE pack<T, A> modified(const Mod& mod, pack<T, A> score, const basic_position<index_pack<T, A>>& at) {
@@ -219,7 +228,7 @@ bool finish_scores(T* scores, const T* bias, T* total, const T* start, tile_part
         z = to_logit(z, bias == nullptr ? nullptr : bias + j * shape::queries + v * shape::width, careful, at);
       if (!common && careful) lowest = min(z, lowest);
       if (common || !plain) z = fma(z, P(log2_e<T>), first);
-      if (!common && masked) z = select(visible<T, A>(mask, at), z, P(excluded));
+      if (!common && masked) z = select(visible<T, A>(mask, at, v), z, P(excluded));
       if (common || weigh) {
         // A logit far above the reference must show in the sum, and so must NaN.
         if constexpr (!exp2_saturates<T, A>) z = min(P(T(std::numeric_limits<T>::max_exponent - 2)), z);

@@ -17,14 +17,14 @@ HEED_INLINE void for_blocks(int low, int high, F f) {
 }
 
 /// Splits `rows` into register blocks and calls f(integral_constant<rows>, first row). Few sizes: each is compiled.
-/// Large blocks leave so many rows over that a size in between pays.
+/// Large blocks leave so many rows over that a size in between pays, and few rows of one vector wait for each other.
 template <int Vectors, class T, class A, class F>
 HEED_INLINE void for_rows(index_t rows, F f) {
   using shape = tile_shape<T, A>;
   constexpr int most = shape::rows(Vectors), some = Vectors == 1 ? 4 : 2;
   index_t r = 0;
   for (; r + most <= rows; r += most) f(std::integral_constant<int, most>{}, r);
-  if constexpr (shape::many_registers)
+  if constexpr (shape::many_registers || Vectors == 1)
     for (; r + some <= rows; r += some) f(std::integral_constant<int, some>{}, r);
   for (; r < rows; ++r) f(std::integral_constant<int, 1>{}, r);
 }

@@ -51,7 +51,7 @@ HEED_NOINLINE bool score_keys(const scored_tile<T>& tile, const key_block<Source
       constexpr int most = n == 1 ? shape::mask_keys : 4 * shape::rows(n);
       for (int j = 0; j < count;) {
         const int at = row + j;
-        const int some = std::min(count - j, run.masked == 0 ? most : shape::mask_keys - at % shape::mask_keys);
+        const int some = std::min(count - j, run.uniform() ? most : shape::mask_keys - at % shape::mask_keys);
         key_panel<n, T, A>(rows + j * stride, stride, some, queries, tile.features, (plain ? start : zeros) + v * width,
                            tile.scores + at * pitch + v * width);
         const bool hides = (run.masked >> at / shape::mask_keys & 1u) != 0;

@@ -6,6 +6,9 @@
 #include <heed/mod/position.hpp>
 #include <heed/mod/scalar.hpp>
 
+#include <initializer_list>
+#include <span>
+
 HEED_ARCH_BEGIN
 
 /// One axis of a grid of tokens.
@@ -19,7 +22,18 @@ struct neighborhood_axis {
 
 namespace detail {
 
-/// The index maths of one axis. Tokens of equal residue modulo the dilation form a group; coordinates below count
+/// `prefix` goes before the names of an axis' fields.
+HEED_COLD inline void check_neighborhood_axis(const checker& check, const neighborhood_axis& a, const char* prefix) {
+  const auto require = [&](bool holds, const char* field, const char* expected, int got) {
+    check.require(holds, text("%s%s", prefix, field).c_str(), expected, got);
+  };
+  require(a.window >= 2, "window", "at least 2", a.window);
+  require(a.stride >= 1 && a.stride <= a.window, "stride", "1..window", a.stride);
+  require(a.dilation >= 1, "dilation", "at least 1", a.dilation);
+  require(index_t(a.window) * a.dilation <= a.length, "length", "at least window * dilation", a.length);
+}
+
+/// The index maths of one axis, by default of a single token. Tokens of equal residue modulo the dilation form a group; coordinates below count
 /// within the group, whose length is `size`.
 class neighborhood_line {
  public:
@@ -92,10 +106,34 @@ class neighborhood_line {
   }
 
  private:
-  neighborhood_axis axis_{};
+  neighborhood_axis axis_{1, 1};
 };
 
 }  // namespace detail
+
+/// The axes of a grid of tokens, slowest first; copied. Made from a list of them in braces, from a single axis, or from
+/// a contiguous container.
+///
+///     heed::neighborhood_axes image = {{.length = height, .window = 7}, {.length = width, .window = 7}};
+class neighborhood_axes {
+ public:
+  neighborhood_axes(const neighborhood_axis& axis) noexcept : neighborhood_axes(std::span(&axis, 1)) {}
+  neighborhood_axes(std::initializer_list<neighborhood_axis> axes) noexcept
+      : neighborhood_axes(std::span(axes.begin(), axes.size())) {}
+  neighborhood_axes(std::span<const neighborhood_axis> axes) noexcept : rank_(static_cast<index_t>(axes.size())) {
+    for (index_t i = 0; i < rank_ && i < most; ++i) axes_[i] = axes[static_cast<std::size_t>(i)];
+  }
+
+  /// What was given; operators take 1 to 3.
+  index_t rank() const noexcept { return rank_; }
+  const neighborhood_axis& operator[](index_t axis) const noexcept { return axes_[axis]; }
+
+ private:
+  static constexpr index_t most = 3;
+
+  neighborhood_axis axes_[most] = {};
+  index_t rank_;
+};
 
 /// Neighborhood attention: each query of a grid sees a window of keys around it, full even at the borders.
 ///     visible = on every axis: same residue modulo dilation, and s(i) <= j < e(i)
@@ -221,10 +259,7 @@ class neighborhood : public mask_base {
     index_t tokens = 1;
     for (int axis = Rank - 1; axis >= 0; --axis) {
       const neighborhood_axis& a = axes[axis];
-      check.require(a.window >= 2, "window", "at least 2", a.window);
-      check.require(a.stride >= 1 && a.stride <= a.window, "stride", "1..window", a.stride);
-      check.require(a.dilation >= 1, "dilation", "at least 1", a.dilation);
-      check.require(index_t(a.window) * a.dilation <= a.length, "length", "at least window * dilation", a.length);
+      detail::check_neighborhood_axis(check, a, "");
       line_[axis] = detail::neighborhood_line(a);
       pitch_[axis] = static_cast<int>(tokens);
       tokens *= a.length;

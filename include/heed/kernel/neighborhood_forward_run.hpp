@@ -1,0 +1,146 @@
+/// Runs a checked call of neighborhood attention: strips of tiles, each of which walks the region of its keys.
+#pragma once
+
+#include <heed/core/executor.hpp>
+#include <heed/core/scratch.hpp>
+#include <heed/kernel/neighborhood_rows.hpp>
+#include <heed/kernel/softmax_tile.hpp>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+/// What a call asks of its queries and its outputs; all of it checked.
+template <class S>
+struct neighborhood_rows {
+  view<const S, 4> q;             // [B,H,N,D]
+  view<S, 4> out;                 // [B,H,N,E]
+  view<accumulator_t<S>, 3> lse;  // [B,H,N] or empty
+  double scale, softcap;
+};
+
+/// Scratch of one worker.
+template <class S, class A>
+struct neighborhood_workspace {
+  using T = accumulator_t<S>;
+  using shape = tile_shape<T, A>;
+
+  neighborhood_workspace(scratch_cursor& memory, index_t features, index_t value_features, bool copies,
+                         index_t table_size) noexcept
+      : buffers(memory, features, value_features, copies, table_size > 0),
+        tile(memory, buffers),
+        rows(memory.take<S>(shape::queries * std::max(features, value_features))),
+        table(memory.take<T>(round_up(table_size, shape::width))) {}
+
+  tile_buffers<T, A> buffers;
+  softmax_tile<T, A> tile;
+  S* rows;  // [lane][D] or [lane][E]
+  T* table;
+};
+
+template <class S, class A>
+index_t neighborhood_worker_bytes(index_t features, index_t value_features, bool copies, index_t table_size) noexcept {
+  scratch_cursor count(nullptr);
+  neighborhood_workspace<S, A>(count, features, value_features, copies, table_size);
+  return count.used();
+}
+
+/// A call in progress.
+template <class A, class S>
+class neighborhood_forward_run {
+ public:
+  using T = accumulator_t<S>;
+  using shape = tile_shape<T, A>;
+
+  neighborhood_forward_run(const neighborhood_rows<S>& rows, const neighborhood_keys<S>& keys,
+                           const neighborhood_axes& axes) noexcept
+      : rows_(rows), keys_(keys), cut_(axes), chain_{rows.softcap, {}} {}
+
+  void run(const checker& check, scratch_view scratch, const executor_ref& where) {
+    const index_t heads = rows_.q.extent(1),
+                  tiles = rows_.q.extent(0) * heads * cut_.groups() * cut_.columns() * cut_.tiles();
+    if (tiles == 0) return;
+    const bool copies = keys_.copies(cut_);
+    const index_t table_size = keys_.bias.extent(1);
+    const index_t share = round_up(
+        neighborhood_worker_bytes<S, A>(keys_.features(), keys_.value_features(), copies, table_size), cache_line);
+    const scratch_block memory(check, scratch, scratch_total(share, where.concurrency));
+    // A tile's work depends on no other, so how many make a task may depend on who runs them. Neighboring columns share
+    // most of their keys.
+    index_t together = shape::tiles;
+    while (together > 1 && tiles < 8 * where.concurrency * together) together /= 2;
+    const index_t tasks_of_row = (cut_.columns() + together - 1) / together;
+
+    auto task = [&](index_t number, index_t worker) {
+      scratch_cursor cursor(memory.data() + worker * share);
+      neighborhood_workspace<S, A> space(cursor, keys_.features(), keys_.value_features(), copies, table_size);
+      const index_t first = number % tasks_of_row * together, row = number / tasks_of_row % cut_.tiles();
+      const index_t of_head = number / (tasks_of_row * cut_.tiles());
+      const neighborhood_place group = cut_.group(of_head % cut_.groups());
+      const index_t head = of_head / cut_.groups() % heads, batch = of_head / (cut_.groups() * heads);
+      load_table<T, A>(keys_.bias, head, space.table);
+      for (index_t column = first; column < std::min(first + together, cut_.columns()); ++column) {
+        const neighborhood_tile<T, A> tile(cut_, group, cut_.corner(column, row));
+        if (tile.vectors() > 0) attend_tile(space, tile, batch, head);
+      }
+    };
+    for_each_task(where, tiles / cut_.columns() * tasks_of_row, task);
+  }
+
+ private:
+  void attend_tile(neighborhood_workspace<S, A>& space, const neighborhood_tile<T, A>& tile, index_t batch,
+                   index_t head) const noexcept {
+    const index_t d = keys_.features(), e = keys_.value_features();
+    gather_rows(tile, rows_.q[batch][head], space.rows);
+    space.tile.load_queries(space.rows, d, tile.lanes(),
+                            static_cast<T>(chain_.plain() ? rows_.scale * double(log2_e<T>) : rows_.scale));
+    // As run_softmax: care costs, and the result shows whether it is needed.
+    for (const tile_care care : {tile_care::none, tile_care::values, tile_care::range}) {
+      space.tile.clear(care);
+      attend_keys(space, tile, batch, head);
+      if (space.tile.finite()) break;
+    }
+    space.tile.store_output(space.rows, e);
+    scatter_rows(tile, space.rows, rows_.out[batch][head]);
+    if (!rows_.lse) return;
+    T lse[shape::queries];
+    space.tile.store_lse(lse, 1);
+    for (int lane = 0; lane < tile.lanes(); ++lane)
+      if (tile.live(lane)) rows_.lse(batch, head, tile.token(lane)) = lse[lane];
+  }
+
+  void attend_keys(neighborhood_workspace<S, A>& space, const neighborhood_tile<T, A>& tile, index_t batch,
+                   index_t head) const noexcept {
+    const index_t group = head / (rows_.q.extent(1) / keys_.k.extent(1));
+    neighborhood_block<T, A> block;
+    const neighborhood_view<T, A> mask{tile, block};
+    const auto absorb = [&](const dense_source<T>& source, const T* bias, bool partial) {
+      prefetcher ahead;
+      space.tile.absorb(key_block<dense_source<T>, T, A>(source, 0, static_cast<int>(source.count), space.buffers),
+                        {static_cast<int>(batch), static_cast<int>(head), 0, 0}, bias, T(0), partial, ahead, mask,
+                        chain_);
+    };
+    if (keys_.k_extra) {
+      const auto k = keys_.k_extra[batch][group], v = keys_.v_extra[batch][group];
+      for (index_t first = 0; first < k.extent(0); first += shape::keys)
+        absorb(rows_of_extra(first, static_cast<int>(std::min<index_t>(shape::keys, k.extent(0) - first)), k, v,
+                             space.buffers),
+               nullptr, false);
+    }
+    const auto k = keys_.k[batch][group], v = keys_.v[batch][group];
+    const neighborhood_entries<T, A> entries(cut_, tile, static_cast<bool>(keys_.bias));
+    for (int first = 0; first < tile.keys(); first += shape::keys) {
+      tile.load_block(first, block);
+      if (keys_.bias)
+        expand_bias(entries, tile, block, space.table, static_cast<int>(keys_.bias.extent(1)), space.buffers.bias);
+      absorb(rows_of_block(tile, block, k, v, space.buffers), keys_.bias ? space.buffers.bias : nullptr, true);
+    }
+  }
+
+  const neighborhood_rows<S>& rows_;
+  const neighborhood_keys<S>& keys_;
+  neighborhood_cut<T, A> cut_;
+  score_chain<> chain_;
+};
+
+}  // namespace detail
+HEED_ARCH_END

@@ -1,0 +1,152 @@
+/// Rows of a tile of a grid, between tensors and the memory of a worker.
+#pragma once
+
+#include <heed/kernel/key_block.hpp>
+#include <heed/kernel/neighborhood_tile.hpp>
+
+#include <algorithm>
+#include <cstring>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+/// Keys and values of a call and its table of relative positions; all of it checked.
+template <class S>
+struct neighborhood_keys {
+  view<const S, 4> k;        // [B,G,N,D]
+  view<const S, 4> v;        // [B,G,N,E]
+  view<const S, 4> k_extra;  // [B,G,M2,D] or empty
+  view<const S, 4> v_extra;  // [B,G,M2,E]
+  view<const S, 2> bias;     // [H,R] or empty
+
+  index_t features() const noexcept { return k.extent(3); }
+  index_t value_features() const noexcept { return v.extent(3); }
+
+  /// Whether keys of the grid are copied before they are used.
+  template <class T, class A>
+  bool copies(const neighborhood_cut<T, A>& cut) const noexcept {
+    return !std::is_same_v<S, T> || cut.side[1].line.length() > 1 || cut.side[2].line.length() > 1;
+  }
+};
+
+/// Copies a row, most of it in pieces of known size: rows are short, and calls of memcpy would cost more than they do.
+template <class S>
+HEED_INLINE void copy_row(const S* from, S* to, index_t features) noexcept {
+  constexpr index_t piece = cache_line / index_t(sizeof(S));
+  index_t i = 0;
+  for (; i + piece <= features; i += piece) std::memcpy(to + i, from + i, cache_line);
+  for (; i < features; ++i) to[i] = from[i];
+}
+
+/// to[lane] = the row of the lane's query
+template <class T, class A, class S>
+void gather_rows(const neighborhood_tile<T, A>& tile, const view<const S, 2>& rows, S* to) noexcept {
+  const index_t features = rows.extent(1);
+  for (int lane = 0; lane < tile.lanes(); ++lane) prefetch_row<0>(&rows(tile.token(lane), 0), features);
+  for (int lane = 0; lane < tile.lanes(); ++lane) copy_row(&rows(tile.token(lane), 0), to + lane * features, features);
+}
+
+/// The reverse, for lanes that are not repetitions.
+template <class T, class A, class S>
+void scatter_rows(const neighborhood_tile<T, A>& tile, const S* from, const view<S, 2>& rows) noexcept {
+  const index_t features = rows.extent(1);
+  for (int lane = 0; lane < tile.lanes(); ++lane)
+    if (tile.live(lane)) copy_row(from + lane * features, &rows(tile.token(lane), 0), features);
+}
+
+/// `count` rows as numbers: row j is `row(j)`, copied to the worker's memory.
+template <class T, class A, class KeyRow, class ValueRow>
+dense_source<T> copied_rows(int count, const tile_buffers<T, A>& buffers, const KeyRow& key,
+                            const ValueRow& value) noexcept {
+  const index_t d = buffers.features, e = buffers.value_features;
+  const index_t key_pitch = conflict_free_pitch<T>(d), value_pitch = conflict_free_pitch<T>(e);
+  const auto copy = [&](const auto& row, index_t features, T* to, index_t pitch) {
+    constexpr int ahead = 16;
+    for (int j = 0; j < count; ++j) {
+      if (j + ahead < count) prefetch_row<0>(row(j + ahead), features);
+      convert_row<T, A>(row(j), to + j * pitch, features);
+    }
+  };
+  copy(key, d, buffers.keys, key_pitch);
+  copy(value, e, buffers.values, value_pitch);
+  return {buffers.keys, buffers.values, key_pitch, value_pitch, count};
+}
+
+/// The keys of a block, in place if they are at one distance from each other.
+template <class T, class A, class S>
+dense_source<T> rows_of_block(const neighborhood_tile<T, A>& tile, const neighborhood_block<T, A>& block,
+                              const view<const S, 2>& k, const view<const S, 2>& v,
+                              const tile_buffers<T, A>& buffers) noexcept {
+  if constexpr (std::is_same_v<S, T>)
+    if (tile.in_line())
+      return {&k(block.token[0], 0), &v(block.token[0], 0), k.stride(0) * tile.distance(),
+              v.stride(0) * tile.distance(), block.count};
+  return copied_rows(
+      block.count, buffers, [&](int j) { return &k(block.token[j], 0); }, [&](int j) { return &v(block.token[j], 0); });
+}
+
+/// Keys [first, first + count) of those that every query sees.
+template <class T, class A, class S>
+dense_source<T> rows_of_extra(index_t first, int count, const view<const S, 2>& k, const view<const S, 2>& v,
+                              const tile_buffers<T, A>& buffers) noexcept {
+  if constexpr (std::is_same_v<S, T>)
+    return {&k(first, 0), &v(first, 0), k.stride(0), v.stride(0), count};
+  else
+    return copied_rows(
+        count, buffers, [&](int j) { return &k(first + j, 0); }, [&](int j) { return &v(first + j, 0); });
+}
+
+/// Numbers of the entries of a table of relative positions, which are differences of one number a key and one a lane.
+template <class T, class A>
+class neighborhood_entries {
+ public:
+  using shape = tile_shape<T, A>;
+
+  /// Not `wanted`: there is no table.
+  neighborhood_entries(const neighborhood_cut<T, A>& cut, const neighborhood_tile<T, A>& tile, bool wanted) noexcept
+      : cut_(cut) {
+    if (!wanted) return;
+    for (int lane = 0; lane < tile.lanes(); ++lane) {
+      of_lane_[lane] = 0;
+      for (int i = 0; i < 3; ++i)
+        of_lane_[lane] += (tile.query(i, lane) - tile.origin(i) - (cut.side[i].window - 1)) * cut.side[i].bias_pitch;
+    }
+  }
+
+  int of_key(const neighborhood_block<T, A>& block, int j) const noexcept {
+    int sum = 0;
+    for (int i = 0; i < 3; ++i) sum += block.coordinate[i][j] * cut_.side[i].bias_pitch;
+    return sum;
+  }
+  int of_lane(int lane) const noexcept { return of_lane_[lane]; }
+
+ private:
+  const neighborhood_cut<T, A>& cut_;
+  int of_lane_[shape::queries];
+};
+
+/// to[key][lane] = the table's entry, for the keys of a block that the lane's vector needs. Pairs that do not see each
+/// other may get any entry.
+template <class T, class A>
+void expand_bias(const neighborhood_entries<T, A>& entries, const neighborhood_tile<T, A>& tile,
+                 const neighborhood_block<T, A>& block, const T* table, int size, T* to) noexcept {
+  using shape = tile_shape<T, A>;
+  for (int v = 0; v < tile.vectors(); ++v) {
+    const int begin = std::max(tile.seen(v).begin - block.first, 0);
+    const int end = std::min(tile.seen(v).end - block.first, block.count);
+    for (int j = begin; j < end; ++j) {
+      const int key = entries.of_key(block, j);
+      for (int lane = v * shape::width; lane < (v + 1) * shape::width; ++lane)
+        to[j * shape::queries + lane] = table[std::clamp(key - entries.of_lane(lane), 0, size - 1)];
+    }
+  }
+}
+
+/// A head's row of the table as numbers.
+template <class T, class A, class S>
+void load_table(const view<const S, 2>& bias, index_t head, T* to) noexcept {
+  if (bias) convert_row<T, A>(&bias(head, 0), to, bias.extent(1));
+}
+
+}  // namespace detail
+HEED_ARCH_END

@@ -1,0 +1,189 @@
+/// One tile of queries of a grid, the region of keys that they need, and which lane sees which of them.
+#pragma once
+
+#include <heed/kernel/mask_runs.hpp>
+#include <heed/kernel/neighborhood_cut.hpp>
+
+#include <algorithm>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+/// A block of keys of a region: coordinates in the region, and tokens.
+template <class T, class A>
+struct neighborhood_block {
+  using shape = tile_shape<T, A>;
+  int first, count;
+  int coordinate[3][shape::keys];
+  index_t token[shape::keys];
+};
+
+/// Coordinates count within one group of tokens. Lanes beyond the grid repeat its last queries, so that all lanes of a
+/// vector hold numbers of some query; `live` tells them apart.
+template <class T, class A>
+class neighborhood_tile {
+ public:
+  using shape = tile_shape<T, A>;
+  static constexpr int width = shape::width;
+
+  /// A tile that begins outside of its group has no vectors.
+  neighborhood_tile(const neighborhood_cut<T, A>& cut, neighborhood_place group, neighborhood_place corner) noexcept
+      : cut_(&cut), group_(group) {
+    int sizes[3];
+    for (int i = 0; i < 3; ++i) {
+      sizes[i] = cut.side[i].line.size(group.at[i]);
+      if (corner.at[i] >= sizes[i]) return;
+    }
+    vectors_ = std::min(shape::groups, cut.side[0].boxes(sizes[0] - corner.at[0]));
+    span lines[3][shape::queries];
+    const int lengths[3] = {vectors_ * cut.side[0].box, cut.side[1].box, cut.side[2].box};
+    for (int i = 0; i < 3; ++i) {
+      for (int x = 0; x < lengths[i]; ++x)
+        lines[i][x] = cut.side[i].line.keys_of(std::min(corner.at[i] + x, sizes[i] - 1), sizes[i]);
+      origin_[i] = lines[i][0].begin;
+      extent_[i] = lines[i][lengths[i] - 1].end - origin_[i];
+    }
+    for (int lane = 0; lane < vectors_ * width; ++lane) {
+      const int inner = lane % (lengths[1] * lengths[2]);
+      const int within[3] = {lane / (lengths[1] * lengths[2]), inner / lengths[2], inner % lengths[2]};
+      live_[lane] = true;
+      token_[lane] = 0;
+      for (int i = 0; i < 3; ++i) {
+        const int at = corner.at[i] + within[i];
+        live_[lane] = live_[lane] && at < sizes[i];
+        query_[i][lane] = std::min(at, sizes[i] - 1);
+        token_[lane] += token_of(i, query_[i][lane]);
+        begin_[i][lane] = lines[i][within[i]].begin - origin_[i];
+        end_[i][lane] = lines[i][within[i]].end - origin_[i];
+      }
+    }
+    bool row_is_full = true;
+    for (int i = 1; i < 3; ++i)
+      row_is_full =
+          row_is_full && lines[i][lengths[i] - 1].begin == origin_[i] && lines[i][0].end == origin_[i] + extent_[i];
+    for (int v = 0; v < vectors_; ++v) {
+      const span first = lines[0][v * cut.side[0].box], last = lines[0][(v + 1) * cut.side[0].box - 1];
+      seen_[v] = {(first.begin - origin_[0]) * row(), (last.end - origin_[0]) * row()};
+      full_[v] = seen_[v];
+      if (row_is_full)
+        full_[v] = {(last.begin - origin_[0]) * row(), (first.end - origin_[0]) * row()};
+      else
+        full_[v].end = full_[v].begin;
+    }
+  }
+
+  int vectors() const noexcept { return vectors_; }
+  int lanes() const noexcept { return vectors_ * width; }
+  index_t token(int lane) const noexcept { return token_[lane]; }
+  bool live(int lane) const noexcept { return live_[lane]; }
+  int query(int axis, int lane) const noexcept { return static_cast<int>(query_[axis][lane]); }
+  int origin(int axis) const noexcept { return origin_[axis]; }
+
+  /// Keys of the region.
+  int keys() const noexcept { return extent_[0] * row(); }
+
+  /// Those of them that a vector needs.
+  neighborhood_line::span seen(int vector) const noexcept { return seen_[vector]; }
+
+  /// Whether the keys of the region are at one distance from each other, and then at which.
+  bool in_line() const noexcept { return row() == 1; }
+  index_t distance() const noexcept { return cut_->side[0].line.dilation() * cut_->side[0].pitch; }
+
+  void load_block(int first, neighborhood_block<T, A>& block) const noexcept {
+    block.first = first;
+    block.count = std::min(shape::keys, keys() - first);
+    int at[3] = {first / row(), first / extent_[2] % extent_[1], first % extent_[2]};
+    const index_t step = cut_->side[2].line.dilation() * cut_->side[2].pitch;
+    for (int j = 0; j < block.count;) {
+      index_t token =
+          token_of(0, origin_[0] + at[0]) + token_of(1, origin_[1] + at[1]) + token_of(2, origin_[2] + at[2]);
+      for (const int end = std::min(block.count, j + extent_[2] - at[2]); j < end; ++j, token += step) {
+        block.coordinate[0][j] = at[0];
+        block.coordinate[1][j] = at[1];
+        block.coordinate[2][j] = at[2]++;
+        block.token[j] = token;
+      }
+      at[2] = 0;
+      if (++at[1] < extent_[1]) continue;
+      at[1] = 0;
+      ++at[0];
+    }
+  }
+
+  /// As split_by_mask. What all lanes of the tile see is one run; the rest of what each vector needs, runs of its own.
+  int split(const neighborhood_block<T, A>& block, tile_run* runs) const noexcept {
+    const span all = {block.first, block.first + block.count};
+    span whole = all;
+    for (int v = 0; v < vectors_; ++v) whole = overlap(whole, full_[v]);
+    int used = 0;
+    if (whole.end - whole.begin >= shape::mask_keys)
+      runs[used++] = {{whole.begin - all.begin, whole.end - whole.begin, 0, vectors_}, 0};
+    else
+      whole = {all.end, all.end};
+    for (int v = 0; v < vectors_; ++v)
+      for (const span side : {span{all.begin, whole.begin}, span{whole.end, all.end}}) {
+        const span part = overlap(side, seen_[v]);
+        if (part.begin >= part.end) continue;
+        unsigned masked = 0, whole_pieces = 0;
+        for (int j = part.begin; j < part.end;) {
+          const int piece = (j - all.begin) / shape::mask_keys;
+          const int end = std::min(part.end, all.begin + (piece + 1) * shape::mask_keys);
+          const bool full = full_[v].begin <= j && end <= full_[v].end;
+          (full ? whole_pieces : masked) |= 1u << piece;
+          j = end;
+        }
+        if (whole_pieces == 0) masked = tile_run::everywhere;
+        runs[used++] = {{part.begin - all.begin, part.end - part.begin, v, v + 1}, masked};
+      }
+    return used;
+  }
+
+  /// Which lanes of a vector see key `j` of a block.
+  HEED_INLINE mask_pack<T, A> lanes_that_see(const neighborhood_block<T, A>& block, int j, int vector) const noexcept {
+    using I = index_pack<T, A>;
+    const auto on_axis = [&](int i) {
+      const I at(block.coordinate[i][j]);
+      return (at >= I::load(begin_[i] + vector * width)) & (at < I::load(end_[i] + vector * width));
+    };
+    mask_pack<T, A> seen = on_axis(0);
+    if (extent_[1] > 1) seen = seen & on_axis(1);
+    if (extent_[2] > 1) seen = seen & on_axis(2);
+    return seen;
+  }
+
+ private:
+  using span = neighborhood_line::span;
+
+  static span overlap(span a, span b) noexcept { return {std::max(a.begin, b.begin), std::min(a.end, b.end)}; }
+
+  int row() const noexcept { return extent_[1] * extent_[2]; }
+  index_t token_of(int axis, index_t coordinate) const noexcept {
+    const neighborhood_side& side = cut_->side[axis];
+    return (coordinate * side.line.dilation() + group_.at[axis]) * side.pitch;
+  }
+
+  const neighborhood_cut<T, A>* cut_;
+  neighborhood_place group_;
+  int vectors_ = 0;
+  int origin_[3] = {}, extent_[3] = {};
+  span seen_[shape::groups], full_[shape::groups];                               // numbers of keys of the region
+  alignas(64) lane_int_t<T> begin_[3][shape::queries], end_[3][shape::queries];  // coordinates in the region
+  lane_int_t<T> query_[3][shape::queries];
+  index_t token_[shape::queries];
+  bool live_[shape::queries];
+};
+
+/// The tile as a mask of a block of its region, with key numbers for positions.
+template <class T, class A>
+struct neighborhood_view {
+  const neighborhood_tile<T, A>& tile;
+  const neighborhood_block<T, A>& block;
+
+  int split(tile_place, int, int, tile_run* runs) const noexcept { return tile.split(block, runs); }
+  HEED_INLINE mask_pack<T, A> lanes_that_see(int kv, int vector) const noexcept {
+    return tile.lanes_that_see(block, kv, vector);
+  }
+};
+
+}  // namespace detail
+HEED_ARCH_END
