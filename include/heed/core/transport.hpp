@@ -19,12 +19,13 @@ HEED_BEGIN
 /// afterwards; outputs of the operator that it came through are unspecified, inputs are as they were.
 class transport_error : public std::runtime_error {
  public:
-  transport_error(const char* message, int rank, int peer) : std::runtime_error(message), rank_(rank), peer_(peer) {}
+  HEED_INLINE transport_error(const char* message, int rank, int peer)
+      : std::runtime_error(message), rank_(rank), peer_(peer) {}
 
   /// The rank that threw this.
-  int rank() const noexcept { return rank_; }
+  HEED_INLINE int rank() const noexcept { return rank_; }
   /// The rank that it was talking to or that failed; -1 if there is no one rank to name.
-  int peer() const noexcept { return peer_; }
+  HEED_INLINE int peer() const noexcept { return peer_; }
 
  private:
   int rank_, peer_;
@@ -69,25 +70,24 @@ concept transport_request = std::default_initializable<R> && std::movable<R> && 
 /// - After abort() of one rank, calls of all ranks throw transport_error instead of waiting. Every call but rank(),
 ///   size() and abort() may throw it. A wait may have a limit of time, and throw when it is over.
 template <class T>
-concept transport =
-    transport_request<typename T::request> &&
-    requires(T& t, const T& constant, view<const std::byte, 1> from, view<std::byte, 1> to,
-             typename T::request& request, view<typename T::request, 1> requests, view<float, 1> floats,
-             view<double, 1> doubles, view<std::uint64_t, 1> numbers, int n) {
-      { constant.rank() } -> std::same_as<int>;
-      { constant.size() } -> std::same_as<int>;
-      { t.isend(from, n, n) } -> std::same_as<typename T::request>;
-      { t.irecv(to, n, n) } -> std::same_as<typename T::request>;
-      t.wait(request);
-      t.wait_all(requests);
-      { t.test(request) } -> std::same_as<bool>;
-      t.poll();
-      t.allreduce_sum(floats);
-      t.allreduce_sum(doubles);
-      t.allreduce_max(numbers);
-      t.barrier();
-      { t.abort(n) } noexcept;
-    };
+concept transport = transport_request<typename T::request> &&
+                    requires(T& t, const T& constant, view<const std::byte, 1> from, view<std::byte, 1> to,
+                             typename T::request& request, view<typename T::request, 1> requests, view<float, 1> floats,
+                             view<double, 1> doubles, view<std::uint64_t, 1> numbers, int n) {
+                      { constant.rank() } -> std::same_as<int>;
+                      { constant.size() } -> std::same_as<int>;
+                      { t.isend(from, n, n) } -> std::same_as<typename T::request>;
+                      { t.irecv(to, n, n) } -> std::same_as<typename T::request>;
+                      t.wait(request);
+                      t.wait_all(requests);
+                      { t.test(request) } -> std::same_as<bool>;
+                      t.poll();
+                      t.allreduce_sum(floats);
+                      t.allreduce_sum(doubles);
+                      t.allreduce_max(numbers);
+                      t.barrier();
+                      { t.abort(n) } noexcept;
+                    };
 
 namespace detail {
 

@@ -82,7 +82,11 @@ void load_bias(const bias_rows<S>& bias, index_t first_query, int queries, index
 /// What a call asks of its queries and its outputs; all of it checked.
 template <class S>
 struct softmax_rows {
+  using element_type = S;
   using T = accumulator_t<S>;
+  /// Whether tiles start from what an earlier call left: those that meet no key then stay as they are.
+  static constexpr bool resumes = false;
+
   view<const S, 4> q;     // [B,H,N,D]
   view<S, 4> out;         // [B,H,N,E]
   view<T, 3> lse;         // [B,H,N] or empty
@@ -92,6 +96,18 @@ struct softmax_rows {
   sequence_offsets cu_q;
 
   sequence_span queries(index_t sequence) const noexcept { return span_of(cu_q, sequence, q.extent(2)); }
+
+  /// The state that a tile of loaded queries, of which this is the first row, starts from.
+  template <class Tile, class Care>
+  void open(Tile& tile, Care care, index_t, index_t, index_t) const noexcept {
+    tile.clear(care);
+  }
+  /// What a tile leaves.
+  template <class Tile>
+  void close(const Tile& tile, index_t b, index_t h, index_t row) const noexcept {
+    tile.store_output(&out(b, h, row, 0), out.stride(2));
+    if (lse) tile.store_lse(&lse(b, h, row), lse.stride(2));
+  }
 };
 
 /// One set of keys that the queries attend to; a call has one or several.
