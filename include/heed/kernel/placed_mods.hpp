@@ -123,7 +123,7 @@ auto place_scores(const placement& place, const score_chain<Mods...>& chain, vie
   return std::apply(
       [&](const auto&... mod) {
         index_t first = 0;
-        const auto own = [&](index_t parameters) {
+        [[maybe_unused]] const auto own = [&](index_t parameters) {
           first += parameters;
           return gradients ? gradients.slice(0, first - parameters, first) : gradients;
         };
