@@ -6,4 +6,5 @@
 #include <heed/core/token_layout.hpp>
 #include <heed/core/transport.hpp>
 #include <heed/mod.hpp>
+#include <heed/ops/ring/backward.hpp>
 #include <heed/ops/ring/forward.hpp>

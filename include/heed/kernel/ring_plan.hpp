@@ -77,7 +77,8 @@ struct key_value_shard {
   view<S, 4> k, v;
 
   key_value_shard(S* memory, index_t batch, index_t groups, index_t rows, index_t d, index_t e) noexcept
-      : k(memory, {batch, groups, rows, d}), v(memory + k.size(), {batch, groups, rows, e}) {}
+      : k(memory, {batch, groups, rows, d}),
+        v(memory != nullptr ? memory + k.size() : nullptr, {batch, groups, rows, e}) {}
 
   view<std::byte, 1> bytes() const noexcept {
     return {reinterpret_cast<std::byte*>(k.data()), {(k.size() + v.size()) * index_t(sizeof(S))}};
