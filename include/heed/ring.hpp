@@ -8,3 +8,5 @@
 #include <heed/mod.hpp>
 #include <heed/ops/ring/backward.hpp>
 #include <heed/ops/ring/forward.hpp>
+#include <heed/ops/ring/layout.hpp>
+#include <heed/ops/ring/work.hpp>

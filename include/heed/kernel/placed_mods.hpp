@@ -72,6 +72,13 @@ struct placed_mask {
     return {static_cast<int>(first - place.of_keys),
             static_cast<int>(std::lower_bound(first, end, std::max(seen.begin, seen.end)) - place.of_keys)};
   }
+
+  /// One pair of rows.
+  bool shows(const position& row) const {
+    const position at = place(row);
+    const index_t distance = index_t(at.kv) - at.q;
+    return (mask.left < 0 || distance >= -mask.left) && (mask.right < 0 || distance <= mask.right) && mask.mask(at);
+  }
 };
 
 template <class T, class A, class Mask>
