@@ -7,6 +7,7 @@
 #include <heed/core/transport.hpp>
 #include <heed/mod.hpp>
 #include <heed/ops/ring/backward.hpp>
+#include <heed/ops/ring/blockwise.hpp>
 #include <heed/ops/ring/forward.hpp>
 #include <heed/ops/ring/layout.hpp>
 #include <heed/ops/ring/work.hpp>

@@ -9,49 +9,33 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
-/// Extents of a call on one rank.
-struct ring_extents {
-  index_t batch, heads, groups, d, e;
-  index_t queries, shard;  // rows: own queries, the largest shard of keys
-  bool bias, travels;
-};
-
 /// Memory of a call on one rank.
 template <class S, class A>
 struct ring_forward_memory {
-  using T = accumulator_t<S>;
-
-  ring_forward_memory(scratch_cursor& memory, const ring_extents& x, const executor_ref& where) noexcept {
-    query_positions = memory.take<std::int32_t>(x.queries + position_padding);
-    key_positions = memory.take<std::int32_t>(x.shard + position_padding);
-    bias_columns = x.bias ? memory.take<std::int32_t>(x.shard + position_padding) : nullptr;
+  ring_forward_memory(scratch_cursor& memory, const ring_plan& plan, const view<const S, 4>& q, index_t groups,
+                      index_t e, bool bias, const executor_ref& where) noexcept
+      : state(memory, q, e, bias, where) {
+    const index_t most = plan.largest_shard();
+    query_positions = memory.take<std::int32_t>(q.extent(2) + position_padding);
+    key_positions = memory.take<std::int32_t>(most + position_padding);
+    bias_columns = bias ? memory.take<std::int32_t>(most + position_padding) : nullptr;
     for (S*& shard : shards)
-      shard = x.travels ? memory.take<S>(key_value_shard<S>::elements(x.batch, x.groups, x.shard, x.d, x.e)) : nullptr;
-    const index_t rows = x.batch * x.heads * x.queries;
-    outputs = std::is_same_v<S, T> ? nullptr : memory.take<T>(rows * x.e);
-    references = memory.take<T>(rows);
-    sums = memory.take<T>(rows);
-    work_bytes =
-        scratch_total(round_up(softmax_worker_bytes<S, A>(x.d, x.e, !std::is_same_v<S, T>, x.bias, false), cache_line),
-                      where.concurrency);
-    work = memory.take<std::byte>(work_bytes);
+      shard = plan.ranks() > 1 ? memory.take<S>(key_value_shard<S>::elements(q.extent(0), groups, most, q.extent(3), e))
+                               : nullptr;
   }
 
+  softmax_state_memory<S, A> state;
   std::int32_t* query_positions;
   std::int32_t* key_positions;
   std::int32_t* bias_columns;
   S* shards[2];
-  T* outputs;
-  T* references;
-  T* sums;
-  std::byte* work;
-  index_t work_bytes;
 };
 
-template <class S, class A>
-index_t ring_forward_bytes(const ring_extents& x, const executor_ref& where) noexcept {
+template <class A, class S>
+index_t ring_forward_bytes(const ring_plan& plan, const view<const S, 4>& q, index_t groups, index_t e, bool bias,
+                           const executor_ref& where) noexcept {
   scratch_cursor count(nullptr);
-  ring_forward_memory<S, A>(count, x, where);
+  ring_forward_memory<S, A>(count, plan, q, groups, e, bias, where);
   return scratch_total(count.used(), 1);
 }
 
@@ -62,24 +46,17 @@ void run_ring_forward(const checker& check, Transport& ranks, const ring_plan& p
                       const windowed<Mask>& mask, const score_chain<Mods...>& chain, scratch_view scratch,
                       const executor_ref& where, int tag) {
   using T = accumulator_t<S>;
-  const index_t batch = rows.q.extent(0), heads = rows.q.extent(1), queries = rows.q.extent(2);
+  const index_t batch = rows.q.extent(0), heads = rows.q.extent(1);
   const index_t groups = k.extent(1), d = rows.q.extent(3), e = rows.out.extent(3);
-  const ring_extents extents{
-      batch, heads, groups, d, e, queries, plan.largest_shard(), static_cast<bool>(rows.bias), plan.ranks() > 1};
-  const scratch_block block(check, scratch, ring_forward_bytes<S, A>(extents, where));
+  const bool bias = static_cast<bool>(rows.bias);
+  const scratch_block block(check, scratch, ring_forward_bytes<A, S>(plan, rows.q, groups, e, bias, where));
   scratch_cursor cursor(block.data());
-  const ring_forward_memory<S, A> memory(cursor, extents, where);
-  const scratch_view work{memory.work, memory.work_bytes};
-
-  softmax_states<T> states{{memory.outputs, {batch, heads, queries, e}},
-                           {memory.references, {batch, heads, queries}},
-                           {memory.sums, {batch, heads, queries}}};
-  if constexpr (std::is_same_v<S, T>) states.outputs = rows.out;
-  const softmax_state_rows<S> resumed{rows, states};
-  clear_states(states, where);
+  const ring_forward_memory<S, A> memory(cursor, plan, rows.q, groups, e, bias, where);
+  const softmax_state_rows<S> resumed{rows, memory.state.states(rows.out)};
+  clear_states(resumed.states, where);
 
   list_tokens(plan.queries, plan.rank, plan.q_offset, memory.query_positions);
-  placement place{memory.query_positions, memory.key_positions, queries, 0};
+  placement place{memory.query_positions, memory.key_positions, rows.q.extent(2), 0};
   transport_watch watch(ranks);
   const auto scores = place_scores(place, chain, {});
   const auto placed_chain = chain_placed(chain.softcap, scores);
@@ -103,15 +80,15 @@ void run_ring_forward(const checker& check, Transport& ranks, const ring_plan& p
     if (!sees_nothing_of(plan, source, mask, batch, heads)) {
       list_tokens(plan.keys, source, plan.kv_offset, memory.key_positions);
       place.keys = plan.keys.count(source);
-      if (rows.bias) list_tokens(plan.keys, source, 0, memory.bias_columns);
+      if (bias) list_tokens(plan.keys, source, 0, memory.bias_columns);
       const key_value_shard<S> here = shard(step, step % 2);
       const softmax_segment_rows<T, dense_keys<S>, placed_mask<Mask>> segment{
           {step == 0 ? k : here.k, step == 0 ? v : here.v}, {-1, -1, placed}, 0, 0, {}, 1, memory.bias_columns};
-      run_softmax<A>(check, resumed, [&](const auto& f) { f(segment); }, false, placed_chain, work, where);
+      run_softmax<A>(check, resumed, [&](const auto& f) { f(segment); }, false, placed_chain, memory.state.work, where);
     }
     if (step < last) ranks.wait_all({messages, {2}});
   }
-  finish_softmax<A>(check, resumed, work, where);
+  finish_softmax<A>(check, resumed, memory.state.work, where);
 }
 
 }  // namespace detail

@@ -19,8 +19,7 @@ index_t ring_forward_scratch_bytes(const Transport& ranks, const std::type_ident
                                    const std::type_identity_t<ring_options<T>>& options) {
   const detail::checker check("ring_forward_scratch_bytes");
   const detail::ring_plan plan = detail::plan_ring(check, ranks.rank(), ranks.size(), q, k, options);
-  return detail::ring_forward_bytes<T, A>({q.extent(0), q.extent(1), k.extent(1), q.extent(3), v.extent(3), q.extent(2),
-                                           plan.largest_shard(), static_cast<bool>(options.bias), plan.ranks() > 1},
+  return detail::ring_forward_bytes<A, T>(plan, q, k.extent(1), v.extent(3), static_cast<bool>(options.bias),
                                           detail::resolve(options.executor));
 }
 
