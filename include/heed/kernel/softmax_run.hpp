@@ -7,8 +7,6 @@
 #include <heed/kernel/softmax_walk.hpp>
 #include <heed/kernel/task_numbering.hpp>
 
-#include <span>
-
 HEED_ARCH_BEGIN
 namespace detail {
 
@@ -53,11 +51,23 @@ HEED_NOINLINE void attend_segment(softmax_workspace<S, A>& space, int first_tile
          chain);
 }
 
-/// `for_each_segment(f)` calls f(softmax_segment_rows) for every segment, in order. `blend`: each segment has a softmax
-/// of its own and the outputs are added with its factor.
-template <class A, class S, class ForEachSegment, class... Mods>
-void run_softmax(const checker& check, const softmax_rows<S>& rows, const ForEachSegment& for_each_segment, bool blend,
+/// Whether the queries of a task meet any key.
+template <class A, class S, class ForEachSegment>
+bool meets_keys(const softmax_rows<S>& rows, const query_rows& at, const ForEachSegment& for_each_segment) {
+  bool some = false;
+  for_each_segment([&](const auto& segment) {
+    const auto m = meet<A>(at, rows.q.extent(1), rows.queries(at.sequence).count, rows.bias, segment);
+    some = some || m.begin < m.end;
+  });
+  return some;
+}
+
+/// `rows`: softmax_rows, or rows derived from them. `for_each_segment(f)` calls f(softmax_segment_rows) for every
+/// segment, in order. `blend`: each segment has a softmax of its own and the outputs are added with its factor.
+template <class A, class Rows, class ForEachSegment, class... Mods>
+void run_softmax(const checker& check, const Rows& rows, const ForEachSegment& for_each_segment, bool blend,
                  const score_chain<Mods...>& chain, scratch_view scratch, const executor_ref& where) {
+  using S = typename Rows::element_type;
   using T = accumulator_t<S>;
   using shape = tile_shape<T, A>;
   const index_t features = rows.q.extent(3), value_features = rows.out.extent(3);
@@ -80,6 +90,8 @@ void run_softmax(const checker& check, const softmax_rows<S>& rows, const ForEac
   auto task = [&](index_t number, index_t worker) {
     const query_rows at = tasks.at(number);
     if (at.count == 0) return;
+    if constexpr (Rows::resumes)
+      if (!meets_keys<A>(rows, at, for_each_segment)) return;
     scratch_cursor cursor(memory.data() + worker * share);
     softmax_workspace<S, A> space(cursor, features, value_features, convert, bias, blend);
     const sequence_span queries = rows.queries(at.sequence);
@@ -90,17 +102,18 @@ void run_softmax(const checker& check, const softmax_rows<S>& rows, const ForEac
                                   std::min(shape::queries, at.count - i * shape::queries), factor);
 
     const auto attend_tiles = [&](int first, int count, tile_care care) {
-      const auto tiles = std::span(space.tiles + first, static_cast<std::size_t>(count));
-      for (auto& tile : tiles) tile.clear(care);
-      for_each_segment([&](const auto& segment) { attend_segment<A>(space, first, count, rows, at, segment, chain); });
-      if (rows.sink)
-        for (auto& tile : tiles) tile.absorb_sink(rows.sink[at.head]);
+      for (int i = first; i < first + count; ++i)
+        rows.open(space.tiles[i], care, batch, at.head, row + i * shape::queries);
+      for_each_segment(
+          [&](const auto& segment) { attend_segment<A, S>(space, first, count, rows, at, segment, chain); });
+      if (rows.sink && !Rows::resumes)
+        for (int i = first; i < first + count; ++i) space.tiles[i].absorb_sink(rows.sink[at.head]);
     };
     const auto blend_tile = [&](int i, tile_care care) {
       std::fill_n(space.blended, value_features * shape::queries, T(0));
       for_each_segment([&](const auto& segment) {
         space.tiles[i].clear(care);
-        attend_segment<A>(space, i, 1, rows, at, segment, chain);
+        attend_segment<A, S>(space, i, 1, rows, at, segment, chain);
         space.tiles[i].add_blended(space.blended, static_cast<T>(segment.blend));
       });
       space.tiles[i].set_output(space.blended);
@@ -118,9 +131,7 @@ void run_softmax(const checker& check, const softmax_rows<S>& rows, const ForEac
         else
           attend_tiles(i, 1, care);
       }
-      const index_t first = row + i * shape::queries;
-      tile.store_output(&rows.out(batch, at.head, first, 0), rows.out.stride(2));
-      if (rows.lse) tile.store_lse(&rows.lse(batch, at.head, first), rows.lse.stride(2));
+      rows.close(tile, batch, at.head, row + i * shape::queries);
     }
   };
   for_each_task(where, tasks.count(), task);

@@ -53,12 +53,17 @@ class softmax_tile {
   int count() const noexcept { return count_; }
   int vectors() const noexcept { return groups_; }
 
-  /// Loads `count` query rows, times `factor`. clear() must follow.
+  /// Loads `count` query rows, times `factor`. clear() or resume() must follow.
   template <class S>
   HEED_NOINLINE void load_queries(const S* rows, index_t stride, int count, T factor) noexcept {
+    hold(count);
+    load_lanes<pitch>(rows, stride, count, features_, pack<T, A>(factor), queries_);
+  }
+
+  /// A state for `count` queries that will meet no key.
+  void hold(int count) noexcept {
     count_ = count;
     groups_ = (count + width - 1) / width;
-    load_lanes<pitch>(rows, stride, count, features_, pack<T, A>(factor), queries_);
   }
 
   /// Empties the state, keeps the queries.
@@ -71,6 +76,29 @@ class softmax_tile {
     std::fill_n(reference_, count_, -std::numeric_limits<T>::infinity());
     settled_ = 0;
     trusted_ = true;
+  }
+
+  /// Takes up a state that store_state left: `outputs` rows, and a reference and a sum for each.
+  HEED_NOINLINE void resume(tile_care care, const T* outputs, index_t stride, const T* references,
+                            const T* sums) noexcept {
+    care_ = care;
+    load_lanes<pitch>(outputs, stride, count_, value_features_, P(T(1)), output_);
+    std::fill_n(sum_, pitch, T(0));
+    std::fill_n(reference_, pitch, T(0));
+    std::copy_n(sums, count_, sum_);
+    std::copy_n(references, count_, reference_);
+    settled_ = 0;
+    for (int g = 0; g < groups_; ++g)
+      if (!any(P::load_aligned(reference_ + g * width) == P(-std::numeric_limits<T>::infinity()))) settled_ |= 1u << g;
+    trusted_ = true;
+  }
+
+  void store_state(T* outputs, index_t stride, T* references, T* sums) const noexcept {
+    for (int g = 0; g < groups_; ++g)
+      store_transposed<pitch>(output_ + g * width, value_features_, P(T(1)), outputs + g * width * stride, stride,
+                              std::min(width, count_ - g * width));
+    std::copy_n(sum_, count_, sums);
+    std::copy_n(reference_, count_, references);
   }
 
   /// Absorbs a block of keys, of which the mask may hide any pair if `partial`, none otherwise. `bias`: [key][lane], or
