@@ -44,16 +44,21 @@ struct thread_scratch {
   }
 };
 
+/// Memory that is lent must do.
+inline void check_scratch(const checker& check, scratch_view given, index_t bytes) {
+  if (given.data != nullptr && given.bytes < bytes) [[unlikely]]
+    check.fail_with("options.scratch", text("at least %lld bytes", static_cast<long long>(bytes)).c_str(),
+                    show(given.bytes).c_str());
+}
+
 /// The scratch of one call: the caller's if given (checked for size), else the thread's, or a block of its own if the
 /// thread's is lent already, as in a mod that calls an operator.
 class scratch_block {
  public:
   /// `bytes` includes the slack that `align` may use up; see scratch_total.
   scratch_block(const checker& check, scratch_view given, index_t bytes) {
+    check_scratch(check, given, bytes);
     if (given.data != nullptr) {
-      if (given.bytes < bytes) [[unlikely]]
-        check.fail_with("options.scratch", text("at least %lld bytes", static_cast<long long>(bytes)).c_str(),
-                        show(given.bytes).c_str());
       base_ = align(given.data);
       return;
     }

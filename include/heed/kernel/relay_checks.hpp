@@ -1,0 +1,41 @@
+/// What recurrences over several ranks ask of their arguments beside what they ask on one, and tell other ranks.
+#pragma once
+
+#include <heed/kernel/recurrence_checks.hpp>
+#include <heed/kernel/state_relay.hpp>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+inline constexpr int relay_fact_count = 10;
+
+/// Arguments that must be the same on all ranks. `kind`: fingerprint of what else there is to know of the operator.
+template <class S>
+HEED_COLD void state_relay_facts(const view<const S, 4>& q, const view<const S, 4>& k, index_t value_features,
+                                 index_t slots, const setting<double>& scale, index_t chunk, int tag,
+                                 std::uint64_t kind, ring_fact* facts) noexcept {
+  const auto number = [](auto x) { return static_cast<std::uint64_t>(x); };
+  const ring_fact all[relay_fact_count] = {{"operator and element type", kind},
+                                           {"q.extent(0) (B)", number(q.extent(0))},
+                                           {"q.extent(1) (H)", number(q.extent(1))},
+                                           {"q.extent(3) (D)", number(q.extent(3))},
+                                           {"k.extent(1) (G)", number(k.extent(1))},
+                                           {"v.extent(3) (E)", number(value_features)},
+                                           {"s.extent(3) (S)", number(slots)},
+                                           {"options.scale", __builtin_bit_cast(std::uint64_t, scale.or_default(0))},
+                                           {"options.chunk", number(chunk)},
+                                           {"options.tag", number(tag)}};
+  std::copy_n(all, relay_fact_count, facts);
+}
+
+/// Tokens of this rank are queries and keys alike.
+template <class S>
+HEED_COLD void check_relayed(const checker& check, int rank, const view<const S, 4>& q, const view<const S, 4>& k,
+                             const void* initial, const char* initial_name, int tag) {
+  check.extent(k, "k", 2, q.extent(2), "n, as q");
+  check.require(rank == 0 || initial == nullptr, initial_name, "one on rank 0 alone", "one");
+  check.require(tag >= 0 && tag <= largest_tag, "options.tag", "0 to 32767", tag);
+}
+
+}  // namespace detail
+HEED_ARCH_END
