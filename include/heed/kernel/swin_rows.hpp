@@ -1,6 +1,7 @@
 /// What both passes of window attention are made of: the rows of a window, its bias, and how a call is cut.
 #pragma once
 
+#include <heed/kernel/chunk_rows.hpp>
 #include <heed/kernel/key_block.hpp>
 #include <heed/kernel/window_grid.hpp>
 
@@ -94,6 +95,10 @@ class window_biases {
 
   /// Of tile 0, or null.
   const T* of(int of_class, index_t head) const noexcept { return has_[of_class] ? at(of_class, head) : nullptr; }
+  /// Numbers of one head, and where those of a class start.
+  index_t size() const noexcept { return total_; }
+  index_t first(int of_class) const noexcept { return first_[of_class]; }
+  bool has(int of_class) const noexcept { return has_[of_class]; }
 
   template <class S>
   void expand(const swin_call<S>& call, index_t task) const noexcept {
@@ -120,6 +125,40 @@ class window_biases {
   bool has_[window_grid::classes];
   T* data_ = nullptr;
 };
+
+/// The tokens of one window.
+struct window_tokens {
+  int of_class;
+  index_t* queries;
+  index_t* keys;  // or -1 for missing places
+
+  template <class S>
+  window_tokens(scratch_cursor& memory, const swin_call<S>& call) noexcept
+      : of_class(0),
+        queries(memory.take<index_t>(call.grid.places())),
+        keys(call.pads() ? memory.take<index_t>(call.grid.places()) : queries) {}
+
+  template <class S>
+  void list(const swin_call<S>& call, index_t y, index_t x) noexcept {
+    of_class = call.grid.class_of(y, x);
+    call.grid.list(y, x, false, queries);
+    if (call.pads()) call.grid.list(y, x, true, keys);
+  }
+};
+
+/// to[i] = row tokens[i] of one head, in the type of the sums.
+template <class A, class T, class S>
+void gather_rows(const view<const S, 4>& from, index_t b, index_t h, const index_t* tokens, int count,
+                 row_span<T> to) noexcept {
+  for (int i = 0; i < count; ++i) convert_row<T, A>(&from(b, h, tokens[i], 0), to[i], from.extent(3));
+}
+/// Row tokens[i] of one head = from[i].
+template <class A, class T, class S>
+void scatter_rows(row_span<const T> from, const view<S, 4>& to, index_t b, index_t h, const index_t* tokens,
+                  int count) noexcept {
+  for (int i = 0; i < count; ++i)
+    store_rows<A>(from.from(i), row_span<S>{&to(b, h, tokens[i], 0), 0}, 1, to.extent(3));
+}
 
 /// Keys and values of one head of a window, tokens and missing places.
 template <class S>
@@ -151,8 +190,7 @@ struct window_source {
 };
 
 template <class S>
-window_source<S> source_of(const swin_call<S>& call, index_t b, index_t g, const index_t* tokens,
-                           index_t count) noexcept {
+window_source<S> source_of(const swin_call<S>& call, index_t b, index_t g, const window_tokens& window) noexcept {
   return {&call.k(b, g, 0, 0),
           call.k.stride(2),
           &call.v(b, g, 0, 0),
@@ -161,8 +199,8 @@ window_source<S> source_of(const swin_call<S>& call, index_t b, index_t g, const
           call.pads() ? &call.v_pad(g, 0) : nullptr,
           call.features(),
           call.value_features(),
-          tokens,
-          count};
+          window.keys,
+          call.keys_of(window.of_class)};
 }
 
 }  // namespace detail
