@@ -1,7 +1,9 @@
-/// The local family: attention within windows of tokens.
+/// The local family: attention to what is near, in sequences, grids and images, and within channels.
 #pragma once
 
 #include <heed/core/tensor.hpp>
 #include <heed/mod/neighborhood.hpp>
 #include <heed/ops/local/neighborhood_backward.hpp>
 #include <heed/ops/local/neighborhood_forward.hpp>
+#include <heed/ops/local/swin_backward.hpp>
+#include <heed/ops/local/swin_forward.hpp>

@@ -7,6 +7,7 @@
 #include <heed/core/scratch.hpp>
 #include <heed/core/sequence_offsets.hpp>
 #include <heed/core/setting.hpp>
+#include <heed/core/token_grid.hpp>
 #include <heed/core/view.hpp>
 
 HEED_BEGIN
@@ -57,12 +58,6 @@ struct agent_backward_options {
   /// Memory for the call; agent_backward_scratch_bytes tells how much.
   scratch_view scratch{};
   executor_ref executor{};
-};
-
-/// Tokens of an image, row by row: token y * width + x stands at (y, x).
-struct token_grid {
-  index_t height = 1;
-  index_t width = 1;
 };
 
 /// Options of agent_pooling_forward and agent_pooling_backward.

@@ -30,6 +30,7 @@ HEED_INLINE void add_outer_product(pack<T, A> (&acc)[Rows][Vectors], const T* a,
   // vectors.
   constexpr int sharing = std::is_same_v<RowStep, index_t> ? 4 : Rows;
   const T* base[(Rows + sharing - 1) / sharing];
+  constexpr int used = Rows * Vectors + Vectors + 1;
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; r += sharing) base[r / sharing] = a + r * row_step;
 
@@ -40,9 +41,9 @@ HEED_INLINE void add_outer_product(pack<T, A> (&acc)[Rows][Vectors], const T* a,
       const S* const from = b + k * pitch + v * P::lanes;
       touch(from);
       if constexpr (std::is_same_v<Pitch, index_t>)
-        bv[v] = keep_in_register(load_as<T, A>(from));
+        bv[v] = keep_in_register<used>(load_as<T, A>(from));
       else
-        bv[v] = keep_in_register(P::load_aligned(from));
+        bv[v] = keep_in_register<used>(P::load_aligned(from));
     }
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {

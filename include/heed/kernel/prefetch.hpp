@@ -50,7 +50,7 @@ class prefetcher {
     index_t rows, lines;
   };
   static constexpr index_t one = 256;
-  static constexpr int most_ranges = 8;
+  static constexpr int most_ranges = 32;
 
   HEED_NOINLINE void issue_lines(index_t n) noexcept {
     while (n > 0 && current_ != used_) {

@@ -1,8 +1,9 @@
 /// Checks of tokens that form an image.
 #pragma once
 
-#include <heed/core/agent_options.hpp>
 #include <heed/core/error.hpp>
+#include <heed/core/setting.hpp>
+#include <heed/core/token_grid.hpp>
 
 HEED_ARCH_BEGIN
 namespace detail {

@@ -199,13 +199,20 @@ HEED_INLINE void store_first_as(S* to, pack<T, A> value, int n) noexcept {
 }
 
 /// The same value, kept in a register. g++ otherwise turns a loaded register back into a memory operand of every
-/// multiply-add that uses it, and the load ports become the limit. Only where there are registers to spare.
-template <class T, class A>
+/// multiply-add that uses it, and the load ports become the limit. Only if `Used` registers, all that the loop around
+/// it needs at a time, are there.
+template <int Used = 32, class T, class A>
 HEED_INLINE pack<T, A> keep_in_register(pack<T, A> p) noexcept {
 #if !defined(__clang__) && defined(__AVX512F__)
-  if constexpr (has_avx512<A>) {
+  if constexpr (has_avx512<A> && Used <= register_count<A>) {
     auto bits = p.value.data;
     asm("" : "+v"(bits));
+    return {typename pack<T, A>::batch_type(bits)};
+  }
+#elif !defined(__clang__) && defined(__AVX2__) && defined(__FMA__)
+  if constexpr (sizeof(p.value.data) == 32 && Used <= register_count<A>) {
+    auto bits = p.value.data;
+    asm("" : "+x"(bits));
     return {typename pack<T, A>::batch_type(bits)};
   }
 #endif

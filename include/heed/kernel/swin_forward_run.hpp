@@ -1,0 +1,143 @@
+/// Runs a checked forward call of window attention: strips of windows are the tasks, a window at a time.
+#pragma once
+
+#include <heed/core/error.hpp>
+#include <heed/core/executor.hpp>
+#include <heed/kernel/mods.hpp>
+#include <heed/kernel/softmax_tile.hpp>
+#include <heed/kernel/swin_rows.hpp>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+template <class A, class S>
+class swin_forward_run {
+ public:
+  using T = accumulator_t<S>;
+  using shape = tile_shape<T, A>;
+
+  explicit swin_forward_run(const swin_call<S>& call) noexcept : call_(call), biases_(call) {}
+
+  index_t bytes(const executor_ref& where) const noexcept {
+    return scratch_total(worker_bytes(), where.concurrency) + biases_.bytes();
+  }
+
+  void run(const checker& check, const view<S, 4>& out, const view<T, 3>& lse, scratch_view scratch,
+           const executor_ref& where) {
+    const index_t strips = call_.batch() * call_.grid.y.count() * call_.heads();
+    if (strips == 0) return;
+    const scratch_block memory(check, scratch, bytes(where));
+    biases_.place(memory.data() + worker_bytes() * where.concurrency);
+    auto expand = [&](index_t number, index_t) { biases_.expand(call_, number); };
+    if (biases_.bytes() > 0) for_each_task(where, biases_.tasks(), expand);
+    auto attend = [&](index_t number, index_t worker) {
+      workspace space(memory.data() + worker * worker_bytes(), call_);
+      const index_t h = number % call_.heads(), y = number / call_.heads() % call_.grid.y.count();
+      const index_t b = number / (call_.heads() * call_.grid.y.count());
+      space.window.list(call_, y, 0);
+      for (index_t x = 0; x < call_.grid.x.count(); ++x) {
+        const bool last = x + 1 == call_.grid.x.count();
+        if (!last) space.next.list(call_, y, x + 1);
+        attend_window(space, b, h, last, out, lse);
+        std::swap(space.window, space.next);
+      }
+    };
+    for_each_task(where, strips, attend);
+  }
+
+ private:
+  struct workspace {
+    workspace(std::byte* base, const swin_call<S>& call) noexcept
+        : memory(base),
+          buffers(memory, call.features(), call.value_features(), true, false),
+          rows(take_rows<T>(memory, shape::queries, std::max(call.features(), call.value_features()))),
+          lse(memory.take<T>(shape::queries)),
+          window(memory, call),
+          next(memory, call) {
+      for (auto& tile : tiles) tile = softmax_tile<T, A>(memory, buffers);
+    }
+    workspace(const workspace&) = delete;
+    workspace& operator=(const workspace&) = delete;
+
+    scratch_cursor memory;
+    tile_buffers<T, A> buffers;
+    softmax_tile<T, A> tiles[shape::tiles];
+    row_span<T> rows;  // [lane]: queries, then outputs
+    T* lse;            // [lane]
+    window_tokens window, next;
+  };
+
+  index_t worker_bytes() const noexcept {
+    return round_up(workspace(nullptr, call_).memory.used(), cache_line);
+  }
+
+  /// Adds the rows of a window, of all tensors.
+  void call_window(prefetcher& ahead, const window_tokens& window, index_t b, index_t h, const view<S, 4>& out) const
+      noexcept {
+    const index_t count = call_.grid.tokens_of(window.of_class), g = h / call_.heads_of_kv();
+    for (index_t first = 0, last = 0; first < count; first = last) {
+      const index_t token = window.queries[first];
+      while (last < count && window.queries[last] - token == last - first) ++last;
+      const auto add = [&](const auto& tensor, index_t head) {
+        ahead.add(&tensor(b, head, token, 0), tensor.stride(2), last - first, tensor.extent(3));
+      };
+      add(call_.q, h);
+      add(call_.k, g);
+      add(call_.v, g);
+      add(out, h);
+    }
+  }
+
+  void attend_window(workspace& space, index_t b, index_t h, bool last, const view<S, 4>& out,
+                     const view<T, 3>& lse) const noexcept {
+    const int c = space.window.of_class;
+    const window_pairs<T, A> pairs(call_, c);
+    const window_source<S> source = source_of(call_, b, h / call_.heads_of_kv(), space.window);
+    const T* const bias = biases_.of(c, h);
+    prefetcher ahead;
+    if (!last) call_window(ahead, space.next, b, h, out);
+    ahead.spread(pairs.keys * ((pairs.queries + shape::width - 1) / shape::width));
+    const T factor = static_cast<T>(call_.scale * double(log2_e<T>));
+    for (index_t first = 0; first < pairs.tiles(); first += shape::tiles) {
+      const int tiles = static_cast<int>(std::min<index_t>(shape::tiles, pairs.tiles() - first));
+      const auto queries_of = [&](int i) { return space.window.queries + (first + i) * shape::queries; };
+      for (int i = 0; i < tiles; ++i) {
+        const int count =
+            static_cast<int>(std::min<index_t>(shape::queries, pairs.queries - (first + i) * shape::queries));
+        gather_rows<A>(call_.q, b, h, queries_of(i), count, space.rows);
+        space.tiles[i].load_queries(space.rows.data, space.rows.stride, count, factor);
+      }
+      const auto attend = [&](int begin, int end, tile_care care) {
+        for (int i = begin; i < end; ++i) space.tiles[i].clear(care);
+        for (index_t key = 0; key < pairs.keys; key += shape::keys) {
+          const key_block<window_source<S>, T, A> block(
+              source, key, static_cast<int>(std::min<index_t>(shape::keys, pairs.keys - key)), space.buffers);
+          for (int i = begin; i < end; ++i) {
+            space.tiles[i].absorb(block, {}, bias == nullptr ? nullptr : bias + pairs.at(first + i, key), T(0), false,
+                                  ahead, no_mask, score_chain<>{});
+          }
+        }
+      };
+      // As run_softmax: excluded pairs have weights of zero, which is enough unless what they multiply is not finite.
+      attend(0, tiles, tile_care::none);
+      for (int i = 0; i < tiles; ++i) {
+        softmax_tile<T, A>& tile = space.tiles[i];
+        for (const tile_care care : {tile_care::values, tile_care::range}) {
+          if (tile.finite()) break;
+          attend(i, i + 1, care);
+        }
+        tile.store_output(space.rows.data, space.rows.stride);
+        scatter_rows<A>(row_span<const T>(space.rows), out, b, h, queries_of(i), tile.count());
+        if (!lse) continue;
+        tile.store_lse(space.lse, 1);
+        for (int lane = 0; lane < tile.count(); ++lane) lse(b, h, queries_of(i)[lane]) = space.lse[lane];
+      }
+    }
+  }
+
+  const swin_call<S>& call_;
+  window_biases<T, A> biases_;
+};
+
+}  // namespace detail
+HEED_ARCH_END
