@@ -38,6 +38,8 @@ struct softmax_gradient_segment {
   view<G, 4> dv;             // [B,G,M,E] or [1,G,M,E]
   view<T, 1> dlog_weight{};  // [H] or empty
 
+  /// Whether the keys are the values, and dk and dv one tensor: the sum of both gradients.
+  bool joint() const noexcept { return dk && dk.data() == dv.data(); }
   bool shared() const noexcept { return dk.extent(0) == 1 && rows.keys.k.extent(0) != 1; }
   /// Where the gradients of a sequence's keys lie in dk and dv.
   sequence_span keys(index_t sequence) const noexcept {

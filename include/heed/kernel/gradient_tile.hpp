@@ -9,6 +9,7 @@
 #include <heed/kernel/mask_runs.hpp>
 #include <heed/kernel/score.hpp>
 #include <heed/kernel/tile_io.hpp>
+#include <heed/kernel/tile_scores.hpp>
 
 #include <algorithm>
 #include <limits>
@@ -136,8 +137,13 @@ class gradient_tile {
       const tile_run& run = runs[i];
       differentiate<by_product>(block, run, place, bias, log_weight2, mask, chain, parameter_sums);
       const bool careful = excludes || run.masked != 0;
-      add_to_keys(run.part, careful);
-      add_to_queries(block, run.part, careful && !finite_keys);
+      add_to_values(run.part, careful);
+      if constexpr (score_chain<Mods...>::has_pair_score) {
+        add_by_pairs(block, run.part, chain.pair_score(), parameter_sums + chain.parameters);
+      } else {
+        add_to_keys(run.part, careful);
+        add_to_queries(block, run.part, careful && !finite_keys);
+      }
     }
   }
 
@@ -152,9 +158,7 @@ class gradient_tile {
     for (int i = 0; i < used; ++i) {
       const tile_part& part = runs[i].part;
       differentiate<First>(block, runs[i], place, bias, log_weight2, mask, chain, nullptr);
-      // Lanes without a query may hold anything.
-      for (int j = part.first; j < part.first + part.count && part.high * width > count_; ++j)
-        std::fill(buffers_->gradients + j * pitch + count_, buffers_->gradients + j * pitch + part.high * width, T(0));
+      clear_idle_lanes(part);
       use(part);
     }
   }
@@ -195,8 +199,8 @@ class gradient_tile {
             return;
           }
         }
-        key_panel<n, T, A>(rows, stride, count, queries, buffers_->features,
-                           (chain.plain() ? start : zeros) + v * width, to);
+        compare_panel<n, T, A>(rows, stride, count, queries, buffers_->features,
+                               (chain.plain() ? start : zeros) + v * width, to, chain);
       });
     });
     block.for_values(run.part.first, run.part.count, [&](const T* rows, index_t stride, int count, int row) {
@@ -211,8 +215,9 @@ class gradient_tile {
             return;
           }
         }
-        key_panel<n, T, A>(rows, stride, count, upstream, buffers_->value_features, offset_ + v * width,
-                           gradients + at);
+        // The offset is no part of what a factor multiplies.
+        const T* const offset = score_chain<Mods...>::has_value_factor ? zeros : offset_;
+        key_panel<n, T, A>(rows, stride, count, upstream, buffers_->value_features, offset + v * width, gradients + at);
       });
     });
     if (!fused) differentiate_scores<First>(run, place, bias, start, mask, chain, parameter_sums);
@@ -228,10 +233,10 @@ class gradient_tile {
     const score_steps<T, A, Mods...> to_logit(chain);
     const P nothing(T(0));
     for (int v = run.part.low; v < run.part.high; ++v) {
-      basic_position<index_pack<T, A>> at{place.b, place.h, index_pack<T, A>::counting_from(place.query + v * width),
-                                          place.key};
+      basic_position<index_pack<T, A>> at = queries_at<T, A>(place, v);
       const P first = P::load_aligned(start + v * width);
-      P sums[parameters + 1];
+      const auto factors = factors_of(chain, at);
+      P sums[parameters + 1], moved(T(0));
       for (int j = run.part.first; j < run.part.first + run.part.count; ++j) {
         at.kv = place.key + j;
         const index_t here = j * pitch + v * width;
@@ -255,21 +260,66 @@ class gradient_tile {
         if ((run.masked >> j / shape::mask_keys & 1u) != 0)
           z = select(visible<T, A>(mask, at, v), z, P(-std::numeric_limits<T>::infinity()));
         const P p = exp2_bounded<precision::weight>(z);
-        const P gradient = p * P::load_aligned(buffers_->gradients + here);
-        (First == by_product ? p : given).store_aligned(buffers_->scores + here);
+        P upstream = P::load_aligned(buffers_->gradients + here), weight = p;
         const auto none = p == nothing;
+        if constexpr (score_chain<Mods...>::has_value_factor) {
+          const P factor = factors(at.kv);
+          moved += select(none, nothing, p * upstream * factors.slope(at.kv, factor));
+          upstream = fma(factor, upstream, P::load_aligned(offset_ + v * width));
+          weight = p * factor;
+        }
+        const P gradient = p * upstream;
+        (First == by_product ? weight : given).store_aligned(buffers_->scores + here);
         select(none, nothing, gradient * logit.partial[0]).store_aligned(buffers_->gradients + here);
         for (int m = 0; m < parameters; ++m) sums[m] += select(none, nothing, gradient * logit.partial[1 + m]);
       }
       for (int m = 0; m < parameters; ++m) parameter_sums[m] += double(reduce_add(sums[m]));
+      if constexpr (score_chain<Mods...>::has_value_factor) {
+        alignas(64) T each[width];
+        moved.store_aligned(each);
+        for (int i = 0; i < std::min(width, count_ - v * width); ++i)
+          chain.value_factor().add(position{place.b, place.h, place.query + v * width + i, place.key}, each[i]);
+      }
     }
+  }
+
+  /// The factors of a chain for the queries of a vector, if it has any.
+  template <class... Mods>
+  static auto factors_of(const score_chain<Mods...>& chain, const basic_position<index_pack<T, A>>& at) noexcept {
+    if constexpr (score_chain<Mods...>::has_value_factor)
+      return chain.value_factor().template of<T, A>(at);
+    else
+      return no_mask;
+  }
+
+  /// Lanes without a query may hold anything.
+  void clear_idle_lanes(tile_part part) noexcept {
+    for (int j = part.first; j < part.first + part.count && part.high * width > count_; ++j)
+      std::fill(buffers_->gradients + j * pitch + count_, buffers_->gradients + j * pitch + part.high * width, T(0));
+  }
+
+  /// What a pair score makes of the gradients by scores: those of queries, keys and what it learns.
+  template <class Source, class PairScore>
+  void add_by_pairs(const key_block<Source, T, A>& block, tile_part part, const PairScore& score,
+                    double* learned) noexcept {
+    clear_idle_lanes(part);
+    block.for_keys(part.first, part.count, [&](const T* rows, index_t stride, int count, int row) {
+      score.template differentiate<T, A>(rows, stride, count, queries_, buffers_->features, part.low, part.high,
+                                         buffers_->gradients + row * pitch, query_gradients_,
+                                         buffers_->key_sums + row * buffers_->key_pitch, buffers_->key_pitch, learned);
+    });
   }
 
   void add_to_keys(tile_part part, bool careful) noexcept {
     const int lane = part.low * width, some = std::min(count_, part.high * width) - lane;
+    add_lanes(buffers_->gradients + part.first * pitch + lane, part.count, query_rows_ + lane * buffers_->key_pitch,
+              buffers_->key_pitch, some, buffers_->features, buffers_->key_sums + part.first * buffers_->key_pitch,
+              careful && !finite_queries_);
+  }
+
+  void add_to_values(tile_part part, bool careful) noexcept {
+    const int lane = part.low * width, some = std::min(count_, part.high * width) - lane;
     const index_t at = part.first * pitch + lane;
-    add_lanes(buffers_->gradients + at, part.count, query_rows_ + lane * buffers_->key_pitch, buffers_->key_pitch, some,
-              buffers_->features, buffers_->key_sums + part.first * buffers_->key_pitch, careful && !finite_queries_);
     add_lanes(buffers_->scores + at, part.count, upstream_rows_ + lane * buffers_->value_pitch, buffers_->value_pitch,
               some, buffers_->value_features, buffers_->value_sums + part.first * buffers_->value_pitch,
               careful && !finite_upstream_);

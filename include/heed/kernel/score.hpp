@@ -86,6 +86,40 @@ HEED_INLINE dual<pack<T, A>, K> modified(const Mod& mod, const dual<pack<T, A>, 
   }
 }
 
+/// What may stand among score mods besides, and is no step from score to score.
+///
+/// A pair score compares queries and keys itself, where others take their products:
+///     score.template compare<Vectors, T, A>(keys, stride, count, queries, features, start, scores)    as key_panel
+///     score.template differentiate<T, A>(keys, stride, count, queries, features, low, high, gradients, query_gradients,
+///                                        key_sums, pitch, learned)                           for gradient_tile
+///     score.learned()                         how many numbers it learns
+///     score.store_learned(sums, task count, apart)  their gradients, from those of every task
+/// A value factor multiplies weights where they meet values; denominators know nothing of it:
+///     factor.template of<T, A>(position pack)   for the queries of a vector: f(kv), and f.slope(kv, f(kv)) by what
+///                                               the factor of a query depends on
+///     factor.template add<T>(position, x)       adds to the gradient by that
+template <class Mod>
+inline constexpr bool is_pair_score = requires { typename Mod::pair_score_tag; };
+template <class Mod>
+inline constexpr bool is_value_factor = requires { typename Mod::value_factor_tag; };
+
+/// The first of `mods` that is wanted.
+template <class Wanted, class First, class... Rest>
+HEED_INLINE const auto& first_of(const First& first, const Rest&... rest) noexcept {
+  if constexpr (Wanted::template is<First>)
+    return first;
+  else
+    return first_of<Wanted>(rest...);
+}
+struct pair_scores {
+  template <class Mod>
+  static constexpr bool is = is_pair_score<Mod>;
+};
+struct value_factors {
+  template <class Mod>
+  static constexpr bool is = is_value_factor<Mod>;
+};
+
 /// The score part of a call, between the scaled product and the mask. `plain` scores need no pass of their own.
 template <class... Mods>
 struct score_chain {
@@ -94,8 +128,29 @@ struct score_chain {
 
   /// Numbers that the mods learn.
   static constexpr int parameters = (0 + ... + parameters_of<Mods>);
+  static constexpr bool has_pair_score = (false || ... || is_pair_score<Mods>);
+  static constexpr bool has_value_factor = (false || ... || is_value_factor<Mods>);
 
   bool plain() const noexcept { return sizeof...(Mods) == 0 && softcap == 0; }
+
+  const auto& pair_score() const noexcept
+    requires has_pair_score
+  {
+    return std::apply([](const auto&... mod) -> const auto& { return first_of<pair_scores>(mod...); }, mods);
+  }
+  const auto& value_factor() const noexcept
+    requires has_value_factor
+  {
+    return std::apply([](const auto&... mod) -> const auto& { return first_of<value_factors>(mod...); }, mods);
+  }
+
+  /// Numbers that the mods and the pair score learn.
+  index_t learned() const noexcept {
+    if constexpr (has_pair_score)
+      return parameters + pair_score().learned();
+    else
+      return parameters;
+  }
 };
 
 /// Rows [first, first + count) of a stored tile and the vectors [low, high) of queries that they concern.
@@ -110,6 +165,12 @@ struct tile_place {
   int query;
   int key;
 };
+
+/// The queries of vector `v` of a tile.
+template <class T, class A>
+HEED_INLINE basic_position<index_pack<T, A>> queries_at(const tile_place& place, int v) noexcept {
+  return {place.b, place.h, index_pack<T, A>::counting_from(place.query + v * tile_shape<T, A>::width), place.key};
+}
 
 /// Softcap, additive bias and score mods of a call.
 template <class T, class A, class... Mods>
@@ -165,7 +226,9 @@ class score_steps {
       using mod_type = std::tuple_element_t<Begin, std::tuple<Mods...>>;
       constexpr int own = parameters_of<mod_type>;
       const auto& mod = std::get<Begin>(chain_.mods);
-      if constexpr (own > 0 && variables_of<Number> > 1)
+      if constexpr (is_pair_score<mod_type> || is_value_factor<mod_type>)
+        ;
+      else if constexpr (own > 0 && variables_of<Number> > 1)
         z = modified<T, A>(seeded_score<mod_type, First>{mod}, z, at);
       else
         z = modified<T, A>(mod, z, at);
@@ -214,8 +277,7 @@ bool finish_scores(T* scores, const T* bias, T* total, const T* start, tile_part
   const score_steps<T, A, Mods...> to_logit(chain);
   P lowest(T(0));
   for (int v = part.low; v < part.high; ++v) {
-    basic_position<index_pack<T, A>> at{place.b, place.h,
-                                        index_pack<T, A>::counting_from(place.query + v * shape::width), place.key};
+    basic_position<index_pack<T, A>> at = queries_at<T, A>(place, v);
     const P first = P::load_aligned(start + v * shape::width);
     P reached = P::load_aligned(total + v * shape::width);
     const auto finish = [&](int j, auto common) {

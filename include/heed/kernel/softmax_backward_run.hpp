@@ -36,6 +36,32 @@ struct gradient_workspace {
   T* bias_sums;  // [key][lane]
 };
 
+/// The gradient by the sink of a head: by its weight in every row, in double, as there is one number for all rows.
+template <class A, class S, class G>
+accumulator_t<S> sink_gradient(const softmax_gradient_rows<S, G>& rows, int head) noexcept {
+  using T = accumulator_t<S>;
+  double sum = 0;
+  for (index_t s = 0; s < rows.sequences(); ++s) {
+    const auto [batch, first, count] = rows.queries(s);
+    for (index_t i = first; i < first + count; ++i) {
+      const T lse = rows.lse(batch, head, i);
+      if (lse == -std::numeric_limits<T>::infinity()) continue;
+      const T mean = gradient_mean<T, A>(&rows.dout(batch, head, i, 0), &rows.out(batch, head, i, 0),
+                                         rows.out.extent(3), rows.dlse ? rows.dlse(batch, head, i) : T(0));
+      sum -= std::exp(double(rows.sink[head]) - double(lse)) * double(mean);
+    }
+  }
+  return static_cast<T>(sum);
+}
+
+/// Those of all heads, if they are wanted.
+template <class A, class S, class G>
+void write_sink_gradients(const softmax_gradient_rows<S, G>& rows, const executor_ref& where) {
+  if (!rows.dsink) return;
+  auto of_head = [&](index_t head, index_t) { rows.dsink[head] = sink_gradient<A>(rows, static_cast<int>(head)); };
+  for_each_task(where, rows.q.extent(1), of_head);
+}
+
 /// A call in progress.
 template <class A, class S, class G, class ForEachSegment, class... Mods>
 class softmax_backward_run {
@@ -80,8 +106,8 @@ class softmax_backward_run {
     double* const parameter_sums = reinterpret_cast<double*>(shared + shared_bytes() - parameter_bytes());
     auto task = [&](index_t number, index_t worker) {
       gradient_workspace<S, A> space = space_at(memory.data() + worker * share);
-      double* const sums = parameter_sums + number * parameters;
-      std::fill_n(sums, parameters, 0.0);
+      double* const sums = parameter_sums + number * chain_.learned();
+      std::fill_n(sums, chain_.learned(), 0.0);
       differentiate(space, number, shared, sums);
     };
     for_each_task(where, partition_.tasks(), task);
@@ -113,15 +139,11 @@ class softmax_backward_run {
       };
       for_each_task(where, rows_.q.extent(1), of_head);
     });
-    if (rows_.dsink) {
-      auto of_head = [&](index_t head, index_t) { rows_.dsink[head] = sink_gradient(static_cast<int>(head)); };
-      for_each_task(where, rows_.q.extent(1), of_head);
-    }
+    write_sink_gradients<A>(rows_, where);
   }
 
  private:
   static constexpr bool same_type = std::is_same_v<G, T>;
-  static constexpr int parameters = score_chain<Mods...>::parameters;
   /// Elements; rows of sums are aligned.
   static constexpr index_t row_unit = cache_line / index_t(sizeof(T));
   /// So that many workers have something to do where there are few heads.
@@ -159,7 +181,7 @@ class softmax_backward_run {
 
   /// Of the gradients by what score mods learn, one set a task.
   index_t parameter_bytes() const noexcept {
-    return round_up(partition_.tasks() * parameters * index_t(sizeof(double)), cache_line);
+    return round_up(partition_.tasks() * chain_.learned() * index_t(sizeof(double)), cache_line);
   }
 
   /// Rows of the sums of a unit that has them to itself.
@@ -176,7 +198,10 @@ class softmax_backward_run {
     return most;
   }
 
-  gradient_target<T> target_of(T* rows) const noexcept { return {rows, row_pitch_, rows + key_pitch_, row_pitch_}; }
+  template <class Segment>
+  gradient_target<T> target_of(const Segment& segment, T* rows) const noexcept {
+    return {rows, row_pitch_, segment.joint() ? rows : rows + key_pitch_, row_pitch_};
+  }
 
   /// Calls f(segment, kv head, target) for the keys of a unit. `shared`: partial sums; `own`: those of the unit.
   template <class F>
@@ -191,13 +216,13 @@ class softmax_backward_run {
         } else if (slots_of(segment) > 0 && slot >= 0) {
           const index_t row =
               ((slot * segment.dk.extent(0) + batch) * groups + g) * segment.rows.keys.k.extent(2) + first;
-          f(segment, g, target_of(reinterpret_cast<T*>(shared) + row * row_pitch_));
+          f(segment, g, target_of(segment, reinterpret_cast<T*>(shared) + row * row_pitch_));
         } else if constexpr (same_type) {
           f(segment, g,
             gradient_target<T>{&segment.dk(batch, g, first, 0), segment.dk.stride(2), &segment.dv(batch, g, first, 0),
                                segment.dv.stride(2)});
         } else {
-          f(segment, g, target_of(own));
+          f(segment, g, target_of(segment, own));
           own += keys * row_pitch_;
         }
       }
@@ -231,6 +256,7 @@ class softmax_backward_run {
                     for (index_t j = 0; j < keys.count; ++j) {
                       sum_rows<T, A>(target.dk + j * target.dk_stride, 0, 1, false,
                                      &segment.dk(keys.batch, g, keys.first + j, 0), features_);
+                      if (segment.joint()) continue;
                       sum_rows<T, A>(target.dv + j * target.dv_stride, 0, 1, false,
                                      &segment.dv(keys.batch, g, keys.first + j, 0), value_features_);
                     }
@@ -454,6 +480,7 @@ class softmax_backward_run {
       for (index_t j = keys * piece / pieces_of_head; j < keys * (piece + 1) / pieces_of_head; ++j) {
         const T* const from = sums + (g * keys + j) * row_pitch_;
         sum_rows<T, A>(from, step, slots, false, &segment.dk(0, g, j, 0), features_);
+        if (segment.joint()) continue;
         sum_rows<T, A>(from + key_pitch_, step, slots, false, &segment.dv(0, g, j, 0), value_features_);
       }
       return;
@@ -465,6 +492,7 @@ class softmax_backward_run {
         const T* const from = sums + ((batch * groups + g) * segment.rows.keys.k.extent(2) + first + j) * row_pitch_;
         const index_t apart = segment.dk.extent(0) * step;
         sum_rows<T, A>(from, apart, used, same_type, &segment.dk(batch, g, first + j, 0), features_);
+        if (segment.joint()) continue;
         sum_rows<T, A>(from + key_pitch_, apart, used, same_type, &segment.dv(batch, g, first + j, 0), value_features_);
       }
     }
@@ -478,29 +506,15 @@ class softmax_backward_run {
       if constexpr (parameters_of<mod_type> > 0) {
         for (int m = 0; m < mod_type::parameters && mod.gradients(); ++m) {
           double sum = 0;
-          for (index_t task = 0; task < partition_.tasks(); ++task) sum += sums[task * parameters + first + m];
+          for (index_t task = 0; task < partition_.tasks(); ++task) sum += sums[task * chain_.learned() + first + m];
           mod.gradients()[m] = sum;
         }
         first += mod_type::parameters;
       }
     };
     std::apply([&](const auto&... mod) { (write(mod), ...); }, chain_.mods);
-  }
-
-  /// By the sink's weight in every row, in double: there is one number for all rows of a head.
-  T sink_gradient(int head) const noexcept {
-    double sum = 0;
-    for (index_t s = 0; s < partition_.sequences; ++s) {
-      const auto [batch, first, count] = rows_.queries(s);
-      for (index_t i = first; i < first + count; ++i) {
-        const T lse = rows_.lse(batch, head, i);
-        if (lse == -std::numeric_limits<T>::infinity()) continue;
-        const T mean = gradient_mean<T, A>(&rows_.dout(batch, head, i, 0), &rows_.out(batch, head, i, 0),
-                                           value_features_, rows_.dlse ? rows_.dlse(batch, head, i) : T(0));
-        sum -= std::exp(double(rows_.sink[head]) - double(lse)) * double(mean);
-      }
-    }
-    return static_cast<T>(sum);
+    if constexpr (score_chain<Mods...>::has_pair_score)
+      chain_.pair_score().store_learned(sums + chain_.parameters, partition_.tasks(), chain_.learned());
   }
 
   const softmax_gradient_rows<S, G>& rows_;

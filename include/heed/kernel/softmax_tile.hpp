@@ -111,6 +111,7 @@ class softmax_tile {
     const int used = split_by_mask<T, A>(mask, place, count_, block.count(), partial, runs);
     for (int i = 0; i < used; ++i) {
       const bool excluded = weigh(block, runs[i], place, bias, log_weight2, ahead, mask, chain);
+      if constexpr (score_chain<Mods...>::has_value_factor) multiply_weights(runs[i].part, place, chain.value_factor());
       add_values(block, runs[i].part, care_ != tile_care::none && (excluded || runs[i].masked != 0));
     }
   }
@@ -285,6 +286,17 @@ class softmax_tile {
         p.store_aligned(scores);
       }
       (P::load_aligned(sum_ + g * width) + total).store_aligned(sum_ + g * width);
+    }
+  }
+
+  /// Weights as they meet values.
+  template <class Factor>
+  HEED_NOINLINE void multiply_weights(tile_part part, tile_place place, const Factor& factor) const noexcept {
+    for (int g = part.low; g < part.high; ++g) {
+      const auto of_key = factor.template of<T, A>(queries_at<T, A>(place, g));
+      T* weights = scores_ + part.first * pitch + g * width;
+      for (int j = part.first; j < part.first + part.count; ++j, weights += pitch)
+        (P::load_aligned(weights) * of_key(place.key + j)).store_aligned(weights);
     }
   }
 

@@ -20,6 +20,17 @@ struct scored_tile {
   T* scores;  // [key][lane]
 };
 
+/// scores[j][lane] = start[lane] + what the chain compares keys and queries by: their products, unless it has a pair
+/// score.
+template <int Vectors, class T, class A, class... Mods>
+HEED_INLINE void compare_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
+                               const T* start, T* scores, const score_chain<Mods...>& chain) noexcept {
+  if constexpr (score_chain<Mods...>::has_pair_score)
+    chain.pair_score().template compare<Vectors, T, A>(keys, stride, count, queries, features, start, scores);
+  else
+    key_panel<Vectors, T, A>(keys, stride, count, queries, features, start, scores);
+}
+
 /// Products of a run of keys and what finish_scores makes of them, a few keys at a time while they are in the
 /// first-level cache. Returns what finish_scores does.
 template <class T, class A, class Source, class Mask, class... Mods>
@@ -52,8 +63,8 @@ HEED_NOINLINE bool score_keys(const scored_tile<T>& tile, const key_block<Source
       for (int j = 0; j < count;) {
         const int at = row + j;
         const int some = std::min(count - j, run.uniform() ? most : shape::mask_keys - at % shape::mask_keys);
-        key_panel<n, T, A>(rows + j * stride, stride, some, queries, tile.features, (plain ? start : zeros) + v * width,
-                           tile.scores + at * pitch + v * width);
+        compare_panel<n, T, A>(rows + j * stride, stride, some, queries, tile.features,
+                               (plain ? start : zeros) + v * width, tile.scores + at * pitch + v * width, chain);
         const bool hides = (run.masked >> at / shape::mask_keys & 1u) != 0;
         excluded = finish_scores<T, A>(tile.scores, bias, total, start, {at, some, v, v + n}, place, hides, weigh,
                                        careful, mask, chain) ||
