@@ -164,21 +164,19 @@ test_everything() {
   # is built with -O1, which takes half the time of -O3. The others repeat the part of it that their compiler or flags may
   # change: the foundations, and of each operator the grid of shapes and the handling of memory, with instruction sets
   # that kernels can tell apart.
-  # Of the linear family it takes one test a form: all of them would take ten minutes more. The presets build them all.
-  whole='^(core|simd|kernel|mod|golden|interop|reference|layers)/|^ops/(softmax|cache|position)/'
-  whole="$whole|^ops/linear/(golden|gated_(forward|backward|step)|gated_slot_(forward|backward|step)|slot_gates|slopes)_test"
+  whole='^(core|simd|kernel|mod|golden|interop|reference|layers|ops)/'
   suite native "-DHEED_TEST_FILTER=$whole" -DHEED_MINILM_DIR=build/models/all-MiniLM-L6-v2 -DCMAKE_CXX_FLAGS_RELEASE=-O1
   part='^(core|simd|kernel|mod)/|/(grid|poison|packed|backward_packed|rotary)_test'
   lean="-DHEED_BUILD_BENCH=OFF -DHEED_BUILD_EXAMPLES=OFF -DHEED_TEST_GRID=small -DHEED_TEST_ARCHES=distinct"
   # shellcheck disable=SC2086
-  suite clang "-DHEED_TEST_FILTER=$part" $lean
+  suite clang "-DHEED_TEST_FILTER=$part" $lean -DHEED_TEST_TOOLCHAIN=compiler
   # shellcheck disable=SC2086
   suite asan "-DHEED_TEST_FILTER=$part" $lean -DHEED_TEST_TOOLCHAIN=OFF
   if [ "$machine" = x86_64 ]; then
     part='^(core|simd|kernel)/|/grid_test'
     lean="$lean -DHEED_TEST_TOOLCHAIN=OFF"
     # shellcheck disable=SC2086
-    suite baseline "-DHEED_TEST_FILTER=$part" $lean
+    suite baseline "-DHEED_TEST_FILTER=$part" $lean -DCMAKE_CXX_FLAGS_RELEASE=-O1
     # shellcheck disable=SC2086
     if has_flag avx2; then suite avx2 "-DHEED_TEST_FILTER=$part" $lean; fi
     # shellcheck disable=SC2086
