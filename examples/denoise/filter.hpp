@@ -67,7 +67,7 @@ class attention_input {
 };
 
 /// The axes of the grid of pixels. Near the edges windows are shifted, not cut.
-inline std::array<heed::neighborhood_axis, 2> axes_of(const image& picture, const filter_settings& settings) {
+inline heed::neighborhood_axes axes_of(const image& picture, const filter_settings& settings) {
   const auto axis = [&](index_t length) {
     return heed::neighborhood_axis{static_cast<int>(length),
                                    static_cast<int>(std::min<index_t>(settings.window, length))};
@@ -113,9 +113,9 @@ inline heed::tensor<float, 2> weights_of(const image& picture, const attention_i
   heed::tensor<float, 2> weights({height_of(picture), width_of(picture)});
   const index_t pixels = weights.size();
   const std::array<std::int32_t, 1> row = {static_cast<std::int32_t>(y * width_of(picture) + x)};
-  const auto [rows, columns] = axes_of(picture, settings);
+  const heed::neighborhood_axes axes = axes_of(picture, settings);
   heed::softmax_weights(in.q, in.k, result.lse, row, heed::view<float, 4>(weights.data(), {1, 1, 1, pixels}),
-                        {.scale = in.scale}, heed::neighborhood<2>({rows, columns}));
+                        {.scale = in.scale}, heed::neighborhood<2>({axes[0], axes[1]}));
   return weights;
 }
 

@@ -179,7 +179,7 @@ int run(const arguments& a) {
   filtered result;
   const double time = seconds_of([&] { result = filter(noisy, in, a.filter); });
 
-  const auto axes = axes_of(noisy, a.filter);
+  const heed::neighborhood_axes axes = axes_of(noisy, a.filter);
   const double pairs = double(height) * double(width) * axes[0].window * axes[1].window;
   const double flops = 2 * pairs * double(in.q.extent(3) + in.v.extent(3));
   std::printf("%lld x %lld pixels, each looks at %d x %d and compares %d x %d: %lld features\n",
