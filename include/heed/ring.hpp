@@ -1,4 +1,5 @@
-/// Attention over several ranks, and over keys that arrive block by block, with the mods it takes.
+/// Attention over several ranks, and over keys that arrive block by block, with the mods it takes; recurrences over
+/// several ranks.
 #pragma once
 
 #include <heed/core/in_process.hpp>
@@ -9,5 +10,8 @@
 #include <heed/ops/ring/backward.hpp>
 #include <heed/ops/ring/blockwise.hpp>
 #include <heed/ops/ring/forward.hpp>
+#include <heed/ops/ring/gated_linear_forward.hpp>
+#include <heed/ops/ring/gated_slot_forward.hpp>
 #include <heed/ops/ring/layout.hpp>
+#include <heed/ops/ring/lightning_forward.hpp>
 #include <heed/ops/ring/work.hpp>
