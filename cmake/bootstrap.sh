@@ -163,7 +163,7 @@ test_everything() {
   # The first suite is the whole of it: all instruction sets of this machine in one binary, and the tests from outside. It
   # is built with -O1, which takes half the time of -O3. The others repeat the part of it that their compiler or flags may
   # change: the foundations, and of each operator the grid of shapes and the handling of memory, with instruction sets
-  # that kernels can tell apart.
+  # that kernels can tell apart, or the one that they are about.
   whole='^(core|simd|kernel|mod|golden|interop|reference|layers|ops)/'
   suite native "-DHEED_TEST_FILTER=$whole" -DHEED_MINILM_DIR=build/models/all-MiniLM-L6-v2 -DCMAKE_CXX_FLAGS_RELEASE=-O1
   part='^(core|simd|kernel|mod)/|/(grid|poison|packed|backward_packed|rotary)_test'
@@ -178,9 +178,9 @@ test_everything() {
     # shellcheck disable=SC2086
     suite baseline "-DHEED_TEST_FILTER=$part" $lean -DCMAKE_CXX_FLAGS_RELEASE=-O1
     # shellcheck disable=SC2086
-    if has_flag avx2; then suite avx2 "-DHEED_TEST_FILTER=$part" $lean; fi
+    if has_flag avx2; then suite avx2 "-DHEED_TEST_FILTER=$part" $lean -DHEED_TEST_ARCHES=default; fi
     # shellcheck disable=SC2086
-    if has_flag avx512bw; then suite avx512 "-DHEED_TEST_FILTER=$part|/step_test" $lean; fi
+    if has_flag avx512bw; then suite avx512 "-DHEED_TEST_FILTER=$part|/step_test" $lean -DHEED_TEST_ARCHES=default; fi
     suite aarch64 "-DHEED_TEST_FILTER=$part"
     # That heed works without xsimd. Its own vectors are among the instruction sets that the first suite tests.
     suite riscv64 "-DHEED_TEST_FILTER=^simd/(pack|convert|exp)_|/grid_test" -DCMAKE_CXX_FLAGS_RELEASE=-O1

@@ -29,12 +29,16 @@ bool is_available(A) {
 /// and operations on integers are one instruction. What else sets differ by stays within packs.
 template <class A>
 inline constexpr bool is_distinct =
-#if HEED_XSIMD
+#if HEED_XSIMD && !defined(HEED_TEST_DEFAULT_ARCHES)
     std::is_same_v<A, xsimd::fma3<xsimd::avx2>> || std::is_same_v<A, xsimd::avx> || std::is_same_v<A, xsimd::sse2> ||
 #endif
-    std::is_same_v<A, heed::default_arch> || std::is_same_v<A, heed::portable>;
+#if !defined(HEED_TEST_DEFAULT_ARCHES)
+    std::is_same_v<A, heed::portable> ||
+#endif
+    std::is_same_v<A, heed::default_arch>;
 
-/// f(A{}) for each distinct set, best first. Exceptions pass.
+/// f(A{}) for each distinct set, best first; in a build with HEED_TEST_DEFAULT_ARCHES, for the build's own. Exceptions
+/// pass.
 template <class F>
 void for_each_distinct_arch(F f) {
   heed::supported_arches::for_each([&](auto arch) {
@@ -43,10 +47,10 @@ void for_each_distinct_arch(F f) {
   });
 }
 
-/// f(A{}) for every set, best first; in a build with HEED_TEST_DISTINCT_ARCHES, for the distinct ones.
+/// f(A{}) for every set, best first; in a build without HEED_TEST_EVERY_ARCHES, for the distinct ones.
 template <class F>
 void for_each_arch(F f) {
-#if defined(HEED_TEST_DISTINCT_ARCHES)
+#if !defined(HEED_TEST_EVERY_ARCHES)
   for_each_distinct_arch(f);
 #else
   heed::supported_arches::for_each([&](auto arch) {

@@ -25,7 +25,7 @@ void check_grid() {
   for (const index_t N : lengths())
     for (const index_t D : head_sizes)
       for (const index_t slots : head_sizes) {
-        if (support::small_grid() && (D * 7 + slots + N) % 5 != 0) continue;
+        if (!is_in_grid<S>(N, D, slots)) continue;
         const head_counts heads = groupings[round % std::size(groupings)];
         const double deviation = deviations[round / 2 % std::size(deviations)];
         const index_t E = head_sizes[(round + static_cast<unsigned>(N)) % std::size(head_sizes)];

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/linear/feature.hpp"
+#include "support/instances.hpp"
 
 #include <heed/ops/linear/linear_backward.hpp>
 
@@ -77,3 +78,6 @@ bool same_gradients(const feature_gradient_problem<S>& a, const feature_gradient
 }
 
 }  // namespace linear_test
+
+HEED_TEST_INSTANCE(heed::detail::linear_backward_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::linear_backward_on<heed::default_arch, heed::bfloat16>);

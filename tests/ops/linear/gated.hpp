@@ -3,6 +3,7 @@
 
 #include "ops/linear/measure.hpp"
 #include "reference/recurrence.hpp"
+#include "support/instances.hpp"
 
 #include <heed/ops/linear/gated_forward.hpp>
 
@@ -100,3 +101,10 @@ bool same_result(const problem<S>& a, const problem<S>& b) {
 }
 
 }  // namespace linear_test
+
+HEED_TEST_INSTANCE(heed::detail::gated_linear_forward_on<heed::default_arch, heed::detail::gate_kind::feature, float>);
+HEED_TEST_INSTANCE(heed::detail::gated_linear_forward_on<heed::default_arch, heed::detail::gate_kind::token, float>);
+HEED_TEST_INSTANCE(
+    heed::detail::gated_linear_forward_on<heed::default_arch, heed::detail::gate_kind::feature, heed::bfloat16>);
+HEED_TEST_INSTANCE(
+    heed::detail::gated_linear_forward_on<heed::default_arch, heed::detail::gate_kind::token, heed::bfloat16>);

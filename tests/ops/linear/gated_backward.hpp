@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/linear/gated.hpp"
+#include "support/instances.hpp"
 
 #include <heed/ops/linear/gated_backward.hpp>
 
@@ -95,3 +96,10 @@ bool same_gradients(const backward_problem<S>& a, const backward_problem<S>& b) 
 }
 
 }  // namespace linear_test
+
+HEED_TEST_INSTANCE(heed::detail::gated_linear_backward_on<heed::default_arch, heed::detail::gate_kind::feature, float>);
+HEED_TEST_INSTANCE(heed::detail::gated_linear_backward_on<heed::default_arch, heed::detail::gate_kind::token, float>);
+HEED_TEST_INSTANCE(
+    heed::detail::gated_linear_backward_on<heed::default_arch, heed::detail::gate_kind::feature, heed::bfloat16>);
+HEED_TEST_INSTANCE(
+    heed::detail::gated_linear_backward_on<heed::default_arch, heed::detail::gate_kind::token, heed::bfloat16>);

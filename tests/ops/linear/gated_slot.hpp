@@ -3,6 +3,7 @@
 
 #include "ops/linear/measure.hpp"
 #include "reference/gated_slot.hpp"
+#include "support/instances.hpp"
 
 #include <heed/ops/linear/gated_slot_forward.hpp>
 
@@ -103,3 +104,6 @@ bool same_result(const slot_problem<S>& a, const slot_problem<S>& b) {
 }
 
 }  // namespace linear_test
+
+HEED_TEST_INSTANCE(heed::detail::gated_slot_forward_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::gated_slot_forward_on<heed::default_arch, heed::bfloat16>);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/linear/gated_slot.hpp"
+#include "support/instances.hpp"
 
 #include <heed/ops/linear/gated_slot_step.hpp>
 
@@ -44,3 +45,6 @@ double step_error(const slot_problem<S>& p, const gated_slot_step_options<S>& op
 }
 
 }  // namespace linear_test
+
+HEED_TEST_INSTANCE(heed::detail::gated_slot_step_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::gated_slot_step_on<heed::default_arch, heed::bfloat16>);

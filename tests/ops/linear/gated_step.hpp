@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/linear/gated.hpp"
+#include "support/instances.hpp"
 
 #include <heed/ops/linear/gated_step.hpp>
 
@@ -49,3 +50,10 @@ double step_error(const problem<S>& p, gates kind, const recurrence_step_options
 }
 
 }  // namespace linear_test
+
+HEED_TEST_INSTANCE(heed::detail::gated_linear_step_on<heed::default_arch, heed::detail::gate_kind::feature, float>);
+HEED_TEST_INSTANCE(heed::detail::gated_linear_step_on<heed::default_arch, heed::detail::gate_kind::token, float>);
+HEED_TEST_INSTANCE(
+    heed::detail::gated_linear_step_on<heed::default_arch, heed::detail::gate_kind::feature, heed::bfloat16>);
+HEED_TEST_INSTANCE(
+    heed::detail::gated_linear_step_on<heed::default_arch, heed::detail::gate_kind::token, heed::bfloat16>);

@@ -3,7 +3,9 @@
 
 #include "ops/softmax/problem.hpp"
 #include "reference/softmax_backward.hpp"
+#include "support/instances.hpp"
 
+#include <heed/mod/masks.hpp>
 #include <heed/ops/softmax/backward.hpp>
 
 namespace softmax_test {
@@ -125,3 +127,8 @@ bool same_gradients(const backward_problem<S>& a, const backward_problem<S>& b) 
 }
 
 }  // namespace softmax_test
+
+HEED_TEST_INSTANCE(heed::detail::softmax_backward_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::softmax_backward_on<heed::default_arch, double>);
+HEED_TEST_INSTANCE(heed::detail::softmax_backward_on<heed::default_arch, heed::bfloat16>);
+HEED_TEST_INSTANCE(heed::detail::softmax_backward_on<heed::default_arch, float, heed::causal>);

@@ -3,6 +3,7 @@
 
 #include "reference/softmax.hpp"
 #include "support/compare.hpp"
+#include "support/instances.hpp"
 #include "support/random.hpp"
 
 #include <heed/mod/position.hpp>
@@ -155,3 +156,7 @@ bool all_finite(const tensor<S, Rank>& t) {
 }
 
 }  // namespace softmax_test
+
+HEED_TEST_INSTANCE(heed::detail::softmax_forward_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::softmax_forward_on<heed::default_arch, double>);
+HEED_TEST_INSTANCE(heed::detail::softmax_forward_on<heed::default_arch, heed::bfloat16>);

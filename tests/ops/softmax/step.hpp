@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/softmax/problem.hpp"
+#include "support/instances.hpp"
 
 #include <heed/ops/softmax/step.hpp>
 
@@ -66,3 +67,6 @@ double step_error_of(problem<S>& p, const softmax_step_options<S>& options = {})
 }
 
 }  // namespace softmax_test
+
+HEED_TEST_INSTANCE(heed::detail::softmax_step_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::softmax_step_on<heed::default_arch, heed::bfloat16>);

@@ -1,0 +1,3 @@
+#define HEED_TEST_INSTANTIATE
+#include "ops/linear/gated_backward.hpp"
+#include "ops/linear/gated_step.hpp"

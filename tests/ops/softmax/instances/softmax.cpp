@@ -1,0 +1,3 @@
+#define HEED_TEST_INSTANTIATE
+#include "ops/softmax/backward.hpp"
+#include "ops/softmax/step.hpp"
