@@ -41,17 +41,8 @@ void check_score(luong_score score) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("scores dot and general, global and local-m, agree with the definition", "", float, double,
-                   heed::float16) {
-  check_score<TestType>(luong_score::dot);
-}
-
-TEMPLATE_TEST_CASE("score mlp agrees with the definition", "", float, heed::bfloat16) {
-  check_score<TestType>(luong_score::mlp);
-}
-
-TEMPLATE_TEST_CASE("local-p agrees with the definition", "", float, heed::bfloat16) {
-  check_score<TestType>(luong_score::local);
+TEMPLATE_TEST_CASE("Luong's attention and its gradients agree with the definition", "", float, double, heed::bfloat16) {
+  for (const luong_score score : {luong_score::dot, luong_score::mlp, luong_score::local}) check_score<TestType>(score);
 }
 
 TEST_CASE("the gradients of Luong's definition are those of its differences") {
