@@ -115,3 +115,11 @@ TEST_CASE("local-m at reach 0 gives the state of the own step, and the last one 
   for (index_t t = 0; t < 12; ++t)
     for (index_t d = 0; d < 8; ++d) CHECK(p.out(0, t, d) == p.h_s(0, std::min<index_t>(t, 8), d));
 }
+
+TEST_CASE("a position that is NaN makes its row NaN, and no other") {
+  luong_problem<float> p({1, 60, 300, 8, 8}, {.score = luong_score::local, .reach = 3});
+  p.positions(0, 17) = quiet_nan<float>;
+  solve(p);
+  for (index_t t = 0; t < 60; ++t)
+    for (index_t d = 0; d < 8; ++d) CHECK(std::isnan(p.out(0, t, d)) == (t == 17));
+}
