@@ -56,7 +56,8 @@ struct step_window {
   }
 };
 
-/// visible = abs(kv - floor(p)) <= reach and kv < end, p the position of the query, at least 0 and at most end - 1.
+/// visible = abs(kv - floor(p)) <= reach and kv < end, p the position of the query, at least 0 and at most end - 1. A
+/// query whose position is NaN sees all, so that its row shows it.
 template <class T>
 struct predicted_window {
   view<const T, 2> positions;  // [B,N]
@@ -70,17 +71,18 @@ struct predicted_window {
     using number = std::remove_cv_t<decltype(p)>;
     const number centre = max(number(T(0)), min(number(T(end - 1)), p));  // NaN stays
     // floor(c) >= n is c >= n, and floor(c) <= n is c < n + 1.
-    return both(centre >= number(at.kv < end ? T(at.kv - reach) : std::numeric_limits<T>::infinity()),
-                centre < number(T(at.kv + reach + 1)));
+    const auto before = centre < number(T(at.kv - reach)), after = centre >= number(T(at.kv + reach + 1));
+    return both(both(!before, !after), everywhere(at.q, at.kv < end));
   }
 
   tile_class classify(int b, int, int q0, int q1, int k0, int k1) const noexcept {
     const span found = centres(b, q0, q1);
-    const tile_class seen = class_of_centres(found.least, found.most, reach, ends(b), k0, k1);
-    return found.some_unknown && seen == tile_class::full ? tile_class::partial : seen;
+    if (found.some_unknown) return k0 >= ends(b) ? tile_class::empty : tile_class::partial;
+    return class_of_centres(found.least, found.most, reach, ends(b), k0, k1);
   }
   key_range keys(int b, int, int q0, int q1) const noexcept {
     const span found = centres(b, q0, q1);
+    if (found.some_unknown) return {0, std::max(0, ends(b))};
     return keys_of_centres(found.least, found.most, reach, ends(b));
   }
 

@@ -65,8 +65,8 @@ class window : public mask_base {
 
 /// Every `step`-th key of a band.   visible = abs(kv - q) <= reach and (kv - q) % step == 0
 /// reach: at least 0; step: at least 1. The causal form is `heed::causal{} & heed::dilated{reach, step}`.
-/// Nearly all of its tiles are partial. Where queries and keys are the same tokens it is cheaper to run the residues as
-/// separate problems: views of stride `step`, each with window{reach / step, reach / step}.
+/// Nearly all of its tiles are partial. Alone or beside other masks it is cheaper as dilated_forward, which runs the
+/// residues as separate problems.
 /// Throws heed::invalid_argument: reach < 0, step < 1.
 class dilated : public mask_base {
  public:

@@ -90,14 +90,14 @@ TEST_CASE("a dilated window is bit-equal in whatever order and by whatever worke
 }
 
 TEST_CASE("a dilated window with scratch of the caller's allocates nothing and needs no more than it says") {
-  using heed::bfloat16;
+  using heed::float16;
   for (const index_t step : {4, 20}) {
-    backward_problem<bfloat16> p(example), expected = p;
-    dilated_backward_options<bfloat16> backward{.step = step, .reach = 30, .executor = heed::serial()};
+    backward_problem<float16> p(example), expected = p;
+    dilated_backward_options<float16> backward{.step = step, .reach = 30, .executor = heed::serial()};
     solve_dilated(expected, backward);
-    heed::dilated_options<bfloat16> forward{.step = step, .reach = 30, .lse = p.lse, .executor = heed::serial()};
-    const index_t first = heed::dilated_forward_scratch_bytes<bfloat16>(p.q, p.k, p.v, forward);
-    const index_t second = heed::dilated_backward_scratch_bytes<bfloat16>(p.q, p.k, p.v, backward);
+    heed::dilated_options<float16> forward{.step = step, .reach = 30, .lse = p.lse, .executor = heed::serial()};
+    const index_t first = heed::dilated_forward_scratch_bytes<float16>(p.q, p.k, p.v, forward);
+    const index_t second = heed::dilated_backward_scratch_bytes<float16>(p.q, p.k, p.v, backward);
     std::vector<unsigned char> memory(static_cast<std::size_t>(std::max(first, second)), 0xff);
     forward.scratch = {memory.data(), first};
     backward.scratch = {memory.data(), second};

@@ -49,15 +49,13 @@ void check_shape(const shape& s, const dilation& d) {
     o.kv_offset = d.kv_offset;
     // One type of mask, for the sake of compile time.
     const auto mask = heed::window{-1, causal ? 0 : -1} & heed::padding{causal ? 4 : -100, 1000};
-    // Gradients below 2^-14 are subnormal in float16 and round to 2^-25.
-    CHECK(dilated_error_on<A, S>(p, o, mask) <= (std::is_same_v<S, heed::float16> ? 1.5 : 1));
+    CHECK(dilated_error_on<A, S>(p, o, mask) <= 1);
   }
 }
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("dilated windows and their gradients agree with the definition", "", float, double, heed::bfloat16,
-                   heed::float16) {
+TEMPLATE_TEST_CASE("dilated windows and their gradients agree with the definition", "", float, double, heed::bfloat16) {
   for (const shape& s : shapes())
     for (const dilation& d : dilations()) check_shape<TestType>(s, d);
 }
@@ -78,12 +76,12 @@ TEST_CASE("a dilated window sees what the mask heed::dilated shows") {
   for (const int step : {2, 5, 64})
     for (const int reach : {0, 17, 400}) {
       CAPTURE(step, reach);
-      backward_problem<double> p({1, 2, 1, 150, 190, 8, 5}), masked = p;
-      solve_dilated<double>(p, {.step = step, .reach = reach}, heed::causal{});
-      softmax_test::solve<double>(masked, {}, heed::causal{} & heed::dilated{reach, step});
+      backward_problem<float> p({1, 2, 1, 150, 190, 8, 5}), masked = p;
+      solve_dilated<float>(p, {.step = step, .reach = reach}, heed::causal{});
+      softmax_test::solve<float>(masked, {}, heed::causal{} & heed::dilated{reach, step});
       const auto close = [](const auto& a, const auto& b) {
         for (index_t i = 0; i < a.size(); ++i)
-          if (!(a.data()[i] == b.data()[i] || std::fabs(a.data()[i] - b.data()[i]) <= 1e-12)) return false;
+          if (!(a.data()[i] == b.data()[i] || std::fabs(a.data()[i] - b.data()[i]) <= 1e-5f)) return false;
         return true;
       };
       CHECK(close(p.out, masked.out));

@@ -41,17 +41,8 @@ void check_score(luong_score score) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("scores dot and general, global and local-m, agree with the definition", "", float, double,
-                   heed::float16) {
-  check_score<TestType>(luong_score::dot);
-}
-
-TEMPLATE_TEST_CASE("score mlp agrees with the definition", "", float, heed::bfloat16) {
-  check_score<TestType>(luong_score::mlp);
-}
-
-TEMPLATE_TEST_CASE("local-p agrees with the definition", "", float, heed::bfloat16) {
-  check_score<TestType>(luong_score::local);
+TEMPLATE_TEST_CASE("Luong's attention and its gradients agree with the definition", "", float, double, heed::bfloat16) {
+  for (const luong_score score : {luong_score::dot, luong_score::mlp, luong_score::local}) check_score<TestType>(score);
 }
 
 TEST_CASE("the gradients of Luong's definition are those of its differences") {
@@ -123,4 +114,12 @@ TEST_CASE("local-m at reach 0 gives the state of the own step, and the last one 
   solve(p);
   for (index_t t = 0; t < 12; ++t)
     for (index_t d = 0; d < 8; ++d) CHECK(p.out(0, t, d) == p.h_s(0, std::min<index_t>(t, 8), d));
+}
+
+TEST_CASE("a position that is NaN makes its row NaN, and no other") {
+  luong_problem<float> p({1, 60, 300, 8, 8}, {.score = luong_score::local, .reach = 3});
+  p.positions(0, 17) = quiet_nan<float>;
+  solve(p);
+  for (index_t t = 0; t < 60; ++t)
+    for (index_t d = 0; d < 8; ++d) CHECK(std::isnan(p.out(0, t, d)) == (t == 17));
 }
