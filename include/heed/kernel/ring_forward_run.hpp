@@ -80,10 +80,17 @@ void run_ring_forward(const checker& check, Transport& ranks, const ring_plan& p
     if (!sees_nothing_of(plan, source, mask, batch, heads)) {
       list_tokens(plan.keys, source, plan.kv_offset, memory.key_positions);
       place.keys = plan.keys.count(source);
+      place.first = plan.rows_ahead(source);
       if (bias) list_tokens(plan.keys, source, 0, memory.bias_columns);
       const key_value_shard<S> here = shard(step, step % 2);
       const softmax_segment_rows<T, dense_keys<S>, placed_mask<Mask>> segment{
-          {step == 0 ? k : here.k, step == 0 ? v : here.v}, {-1, -1, placed}, 0, 0, {}, 1, memory.bias_columns};
+          {step == 0 ? k : here.k, step == 0 ? v : here.v},
+          {-1, -1, placed},
+          place.first,
+          0,
+          {},
+          1,
+          memory.bias_columns};
       run_softmax<A>(check, resumed, [&](const auto& f) { f(segment); }, false, placed_chain, memory.state.work, where);
     }
     if (step < last) ranks.wait_all({messages, {2}});

@@ -23,6 +23,15 @@ struct ring_plan {
   int previous() const noexcept { return (rank + ranks() - 1) % ranks(); }
   int source(int step) const noexcept { return (rank + ranks() - step) % ranks(); }
 
+  /// By how much the row of the key that is nearest to a query is above the query's, as a rule.
+  int rows_ahead(int source) const noexcept {
+    if (queries.count(rank) == 0 || keys.count(source) == 0) return 0;
+    const index_t distance = queries.token(rank, 0) + q_offset - keys.token(source, 0) - kv_offset;
+    const bool spread = keys.how() == token_layout::rule::striped;
+    constexpr index_t most = 1 << 29;
+    return static_cast<int>(std::clamp(spread ? distance / ranks() : distance, -most, most));
+  }
+
   index_t largest_shard() const noexcept {
     index_t most = 0;
     for (int r = 0; r < ranks(); ++r) most = std::max(most, keys.count(r));
