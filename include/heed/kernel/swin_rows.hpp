@@ -24,7 +24,7 @@ struct swin_call {
   index_t batch() const noexcept { return q.extent(0); }
   index_t heads() const noexcept { return q.extent(1); }
   index_t kv_heads() const noexcept { return k.extent(1); }
-  index_t heads_of_kv() const noexcept { return heads() / kv_heads(); }
+  index_t heads_of_kv() const noexcept { return heads() / std::max<index_t>(1, kv_heads()); }
   index_t features() const noexcept { return q.extent(3); }
   index_t value_features() const noexcept { return v.extent(3); }
   bool pads() const noexcept { return static_cast<bool>(k_pad); }
