@@ -43,9 +43,7 @@ struct swin_axis {
     if (shift == 0) return 0;
     return rolled(at) < padded - window ? 0 : rolled(at) < padded - shift ? 1 : 2;
   }
-  bool sees(index_t a, index_t b) const {
-    return rolled(a) / window == rolled(b) / window && region(a) == region(b);
-  }
+  bool sees(index_t a, index_t b) const { return rolled(a) / window == rolled(b) / window && region(a) == region(b); }
   index_t offset(index_t query, index_t key) const { return rolled(query) % window - rolled(key) % window; }
 };
 
@@ -149,8 +147,7 @@ swin_gradients swin_backward(const swin_attention<S>& x, const heed::tensor<S, 4
   const detail::padded_swin<S> padded(x);
   heed::tensor<S, 4> upstream({dout.extent(0), dout.extent(1), padded.q.extent(2), dout.extent(3)});
   padded.copy(dout, {}, upstream);
-  const softmax_gradients g =
-      softmax_backward<S>(padded.q, padded.k, padded.v, upstream, {}, padded.arguments);
+  const softmax_gradients g = softmax_backward<S>(padded.q, padded.k, padded.v, upstream, {}, padded.arguments);
   swin_gradients result{};
   result.rows.dq = padded.cropped(g.dq);
   result.rows.dk = padded.cropped(g.dk);

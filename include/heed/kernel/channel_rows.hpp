@@ -83,9 +83,8 @@ template <class T, class A>
 void weigh_channels(row_span<T> scores, index_t channels, T scale, T* inverse) noexcept {
   using P = pack<T, A>;
   const auto multiply = [&](index_t a, T factor) {
-    for_vectors<T, A>(channels, [&](index_t c, int) {
-      (P::load_aligned(scores[a] + c) * P(factor)).store_aligned(scores[a] + c);
-    });
+    for_vectors<T, A>(
+        channels, [&](index_t c, int) { (P::load_aligned(scores[a] + c) * P(factor)).store_aligned(scores[a] + c); });
   };
   for (index_t a = 0; a < channels; ++a) multiply(a, scale);
   exponentiate_rows<T, A>(scores, channels, channels, inverse);

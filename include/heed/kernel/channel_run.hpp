@@ -69,18 +69,18 @@ class channel_run {
       transpose_context<T, A>(sums.slopes, channels(), channels(), sums.transposed);
     };
     for_each_task(where, call_.heads(), finish);
-    for_channel_blocks<T>(
-        where, call_.heads(), call_.positions(), space_of(),
-        [&](const channel_block<T>& space, index_t head, index_t first, index_t count) {
-          const head_sums sums = at(head);
-          const auto multiply = [&](const view<const S, 4>& rows, row_span<const T> matrix, const view<S, 4>& to) {
-            multiply_channels<A>(space, call_.rows(rows, head, first), count, matrix, channels(),
-                                 call_.rows(to, head, first));
-          };
-          multiply(call_.k, sums.transposed, g.dq);
-          multiply(call_.q, sums.slopes, g.dk);
-          multiply(g.dout, sums.scores, g.dv);
-        });
+    for_channel_blocks<T>(where, call_.heads(), call_.positions(), space_of(),
+                          [&](const channel_block<T>& space, index_t head, index_t first, index_t count) {
+                            const head_sums sums = at(head);
+                            const auto multiply = [&](const view<const S, 4>& rows, row_span<const T> matrix,
+                                                      const view<S, 4>& to) {
+                              multiply_channels<A>(space, call_.rows(rows, head, first), count, matrix, channels(),
+                                                   call_.rows(to, head, first));
+                            };
+                            multiply(call_.k, sums.transposed, g.dq);
+                            multiply(call_.q, sums.slopes, g.dk);
+                            multiply(g.dout, sums.scores, g.dv);
+                          });
   }
 
  private:
@@ -130,9 +130,8 @@ class channel_run {
       const head_sums sums = at(head);
       clear_rows<T, A>(sums.scores.from(part * channels()), channels(), channels());
       if (backward_) clear_rows<T, A>(sums.slopes.from(part * channels()), channels(), channels());
-      parts_.for_blocks_of(part, [&](const block_of_rows& block) {
-        gather(space, sums, head, part, block.first, block.count);
-      });
+      parts_.for_blocks_of(
+          part, [&](const block_of_rows& block) { gather(space, sums, head, part, block.first, block.count); });
     };
     for_each_task(where, call_.heads() * parts_.parts, task);
   }

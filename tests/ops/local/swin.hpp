@@ -118,15 +118,9 @@ void solve(swin_problem<S>& p, heed::executor_ref where = {}) {
 
 template <class S>
 reference::swin_attention<S> definition(const swin_problem<S>& p) {
-  reference::swin_attention<S> x{p.q,
-                                 p.k,
-                                 p.v,
-                                 p.s.tokens.height,
-                                 p.s.tokens.width,
-                                 p.s.window.height,
-                                 p.s.window.width,
-                                 p.s.shift.y,
-                                 p.s.shift.x};
+  reference::swin_attention<S> x{
+      p.q,         p.k,        p.v, p.s.tokens.height, p.s.tokens.width, p.s.window.height, p.s.window.width,
+      p.s.shift.y, p.s.shift.x};
   x.table = p.table;
   x.k_pad = p.k_pad;
   x.v_pad = p.v_pad;
