@@ -42,3 +42,8 @@ TEMPLATE_TEST_CASE("window attention and its gradients agree with the definition
                    heed::float16) {
   for (const swin_shape& s : shapes()) check_shape<TestType>(s);
 }
+
+TEST_CASE("window attention agrees with its definition on every distinct instruction set") {
+  support::for_each_distinct_arch(
+      [](auto arch) { check_shape<float, decltype(arch)>({1, 2, 1, {9, 10}, {7, 4}, {3, 1}, true, true, 12, 9}); });
+}
