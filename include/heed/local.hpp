@@ -3,6 +3,8 @@
 
 #include <heed/core/tensor.hpp>
 #include <heed/mod.hpp>
+#include <heed/ops/local/channel_backward.hpp>
+#include <heed/ops/local/channel_forward.hpp>
 #include <heed/ops/local/dilated.hpp>
 #include <heed/ops/local/luong_dot.hpp>
 #include <heed/ops/local/luong_local.hpp>

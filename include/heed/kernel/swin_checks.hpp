@@ -59,15 +59,16 @@ HEED_COLD swin_call<S> checked_swin_call(const checker& check, const view<const 
   const bool attends = options.padding == swin_padding::attend;
   check_missing(check, options.k_pad, "options.k_pad", attends, k, "D, as k");
   check_missing(check, options.v_pad, "options.v_pad", attends, v, "E, as v");
-  return {q,
-          k,
-          v,
-          {{tokens.height, window.height, options.shift.y}, {tokens.width, window.width, options.shift.x}, tokens.width},
-          window,
-          options.table,
-          options.k_pad,
-          options.v_pad,
-          options.scale.or_default(1 / std::sqrt(double(q.extent(3))))};
+  return {
+      q,
+      k,
+      v,
+      {{tokens.height, window.height, options.shift.y}, {tokens.width, window.width, options.shift.x}, tokens.width},
+      window,
+      options.table,
+      options.k_pad,
+      options.v_pad,
+      options.scale.or_default(1 / std::sqrt(double(q.extent(3))))};
 }
 
 }  // namespace detail

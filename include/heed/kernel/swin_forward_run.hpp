@@ -67,13 +67,11 @@ class swin_forward_run {
     window_tokens window, next;
   };
 
-  index_t worker_bytes() const noexcept {
-    return round_up(workspace(nullptr, call_).memory.used(), cache_line);
-  }
+  index_t worker_bytes() const noexcept { return round_up(workspace(nullptr, call_).memory.used(), cache_line); }
 
   /// Adds the rows of a window, of all tensors.
-  void call_window(prefetcher& ahead, const window_tokens& window, index_t b, index_t h, const view<S, 4>& out) const
-      noexcept {
+  void call_window(prefetcher& ahead, const window_tokens& window, index_t b, index_t h,
+                   const view<S, 4>& out) const noexcept {
     const index_t count = call_.grid.tokens_of(window.of_class), g = h / call_.heads_of_kv();
     for (index_t first = 0, last = 0; first < count; first = last) {
       const index_t token = window.queries[first];

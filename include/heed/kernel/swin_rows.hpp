@@ -16,15 +16,15 @@ template <class S>
 struct swin_call {
   view<const S, 4> q, k, v;  // [B,H,N,D], [B,G,N,D], [B,G,N,E]
   window_grid grid;
-  token_grid window;       // as the table counts it
-  view<const S, 2> table;  // [offset,H] or empty
+  token_grid window;              // as the table counts it
+  view<const S, 2> table;         // [offset,H] or empty
   view<const S, 2> k_pad, v_pad;  // [G,D], [G,E], or empty: missing places have no keys
   double scale;
 
   index_t batch() const noexcept { return q.extent(0); }
   index_t heads() const noexcept { return q.extent(1); }
   index_t kv_heads() const noexcept { return k.extent(1); }
-  index_t heads_of_kv() const noexcept { return heads() / kv_heads(); }
+  index_t heads_of_kv() const noexcept { return heads() / std::max<index_t>(1, kv_heads()); }
   index_t features() const noexcept { return q.extent(3); }
   index_t value_features() const noexcept { return v.extent(3); }
   bool pads() const noexcept { return static_cast<bool>(k_pad); }
@@ -109,7 +109,7 @@ class window_biases {
     T* const to = at(c, head);
     std::fill_n(to, pairs.size(), T(0));
     pairs.for_each(call, c, [&](index_t pair, index_t offset) {
-      to[pair] = offset < 0    ? -std::numeric_limits<T>::infinity()
+      to[pair] = offset < 0   ? -std::numeric_limits<T>::infinity()
                  : call.table ? static_cast<T>(call.table(offset, head))
                               : T(0);
     });
@@ -156,8 +156,7 @@ void gather_rows(const view<const S, 4>& from, index_t b, index_t h, const index
 template <class A, class T, class S>
 void scatter_rows(row_span<const T> from, const view<S, 4>& to, index_t b, index_t h, const index_t* tokens,
                   int count) noexcept {
-  for (int i = 0; i < count; ++i)
-    store_rows<A>(from.from(i), row_span<S>{&to(b, h, tokens[i], 0), 0}, 1, to.extent(3));
+  for (int i = 0; i < count; ++i) store_rows<A>(from.from(i), row_span<S>{&to(b, h, tokens[i], 0), 0}, 1, to.extent(3));
 }
 
 /// Keys and values of one head of a window, tokens and missing places.

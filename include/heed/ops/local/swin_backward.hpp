@@ -98,7 +98,8 @@ void swin_backward(std::type_identity_t<view<const element_of_t<DQ>, 4>> q,
   using S = element_of_t<DQ>;
   static_assert(element<S>, "heed::swin_backward: tensors must be float, double, heed::bfloat16 or heed::float16");
   if constexpr (element<S>)
-    detail::swin_backward_on<default_arch, S>(q, k, v, out, lse, dout, view_traits<std::remove_reference_t<DQ>>::make(dq),
+    detail::swin_backward_on<default_arch, S>(q, k, v, out, lse, dout,
+                                              view_traits<std::remove_reference_t<DQ>>::make(dq),
                                               view_traits<std::remove_reference_t<DK>>::make(dk),
                                               view_traits<std::remove_reference_t<DV>>::make(dv), options);
 }
