@@ -15,7 +15,6 @@
 #include <memory>
 #include <mutex>
 #include <thread>
-#include <vector>
 
 HEED_ARCH_BEGIN
 
@@ -40,7 +39,7 @@ struct in_process_post {
 
 }  // namespace detail
 
-/// One rank of an in_process_group: a transport. Used by one thread at a time.
+/// One rank of an in_process_group, which makes it: a transport. Used by one thread at a time.
 class in_process_transport {
  public:
   class request {
@@ -82,16 +81,14 @@ class in_process_transport {
 
  private:
   friend class in_process_group;
-  in_process_transport(in_process_group& group, int rank) noexcept : group_(&group), rank_(rank) {}
-
   inline request post(std::byte* data, index_t bytes, int from, int to, int tag, bool sends, const char* call);
   /// If the message is done: true, or an exception.
   inline bool finished(request& message, const char* call);
   template <class T, class Combine>
   void reduce(view<T, 1> values, const char* call, const Combine& combine);
 
-  in_process_group* group_;
-  int rank_;
+  in_process_group* group_ = nullptr;
+  int rank_ = 0;
 };
 
 /// `size` ranks in one process.
@@ -111,41 +108,45 @@ class in_process_group {
     const detail::checker check("in_process_group");
     check.require(size >= 1, "size", "at least 1", size);
     check.require(patience >= 0, "patience", "at least 0", patience);
-    for (int r = 0; r < size; ++r) ranks_.push_back(in_process_transport(*this, r));
-    shares_.resize(static_cast<std::size_t>(size));
+    ranks_ = std::make_unique<in_process_transport[]>(static_cast<std::size_t>(size));
+    shares_ = std::make_unique<share[]>(static_cast<std::size_t>(size));
+    size_ = size;
+    for (int r = 0; r < size; ++r) {
+      rank(r).group_ = this;
+      rank(r).rank_ = r;
+    }
   }
   in_process_group(const in_process_group&) = delete;
   in_process_group& operator=(const in_process_group&) = delete;
 
-  int size() const noexcept { return static_cast<int>(ranks_.size()); }
+  int size() const noexcept { return size_; }
   in_process_transport& rank(int r) noexcept { return ranks_[static_cast<std::size_t>(r)]; }
 
   /// Calls f(rank) for every rank, each on a thread of its own, and returns when all have. If some threw, the others
   /// are told so, and the exception of the one that failed first is thrown again.
   template <class F>
   void run(const F& f) {
-    std::vector<failure> failures(ranks_.size());
-    std::vector<worker> threads;
-    for (int r = 0; r < size(); ++r)
-      threads.push_back(worker{std::thread([this, r, &f, &failures] {
+    const auto owned = std::make_unique<worker[]>(static_cast<std::size_t>(size_));
+    worker* const workers = owned.get();
+    for (int r = 0; r < size_; ++r)
+      workers[r].thread = std::thread([this, r, &f, &mine = workers[r]] {
 #if HEED_EXCEPTIONS
         try {
           f(rank(r));
         } catch (...) {
-          failures[static_cast<std::size_t>(r)].what = std::current_exception();
+          mine.failure = std::current_exception();
           rank(r).abort(1);
         }
 #else
         f(rank(r));
 #endif
-      })});
-    for (worker& w : threads) w.thread.join();
+      });
+    for (int r = 0; r < size_; ++r) workers[r].thread.join();
 #if HEED_EXCEPTIONS
     const int first = failed_.load();
-    if (first >= 0 && failures[static_cast<std::size_t>(first)].what)
-      std::rethrow_exception(failures[static_cast<std::size_t>(first)].what);
-    for (const failure& failed : failures)
-      if (failed.what) std::rethrow_exception(failed.what);
+    if (first >= 0 && workers[first].failure) std::rethrow_exception(workers[first].failure);
+    for (int r = 0; r < size_; ++r)
+      if (workers[r].failure) std::rethrow_exception(workers[r].failure);
 #endif
   }
 
@@ -153,12 +154,9 @@ class in_process_group {
   friend class in_process_transport;
   using post_type = detail::in_process_post;
 
-  // Types of heed's, so that the members of std::vector are no symbols that others share.
-  struct failure {
-    std::exception_ptr what;
-  };
   struct worker {
     std::thread thread;
+    std::exception_ptr failure;
   };
   struct share {
     void* values = nullptr;
@@ -211,9 +209,10 @@ class in_process_group {
   post_type* first_ = nullptr;
   post_type* last_ = nullptr;
   double patience_;
-  std::vector<in_process_transport> ranks_;
+  int size_ = 0;
+  std::unique_ptr<in_process_transport[]> ranks_;
   // Of the collective call in progress.
-  std::vector<share> shares_;
+  std::unique_ptr<share[]> shares_;
   int arrived_ = 0;
   index_t round_ = 0;
   const char* call_ = nullptr;

@@ -24,14 +24,13 @@ class bias_owners {
  public:
   using shape = tile_shape<accumulator_t<S>, A>;
 
-  explicit bias_owners(const softmax_gradient_rows<S>& rows) noexcept {
-    const index_t all[4] = {rows.q.extent(0), rows.q.extent(1),
-                            (rows.q.extent(2) + shape::queries - 1) / shape::queries,
-                            (rows.bias.extent(3) + shape::keys - 1) / shape::keys};
+  bias_owners(const view<const S, 4>& q, const view<const S, 4>& bias, const view<S, 4>& dbias) noexcept {
+    const index_t all[4] = {q.extent(0), q.extent(1), (q.extent(2) + shape::queries - 1) / shape::queries,
+                            (bias.extent(3) + shape::keys - 1) / shape::keys};
     bool sums = false;
     for (int axis = 0; axis < 4; ++axis) {
       all_[axis] = all[axis];
-      const bool own = rows.dbias.extent(axis) != 1 && (axis < 3 || sums);
+      const bool own = dbias.extent(axis) != 1 && (axis < 3 || sums);
       parts_[axis] = own ? all[axis] : 1;
       sums = sums || (!own && all[axis] > 1);
     }
@@ -52,10 +51,11 @@ class bias_owners {
   index_t all_[4], parts_[4];
 };
 
-/// Sums [key][lane] of a part's block to the elements of the gradient that they belong to.
+/// Sums [key][lane] of a part's block to the elements of the gradient that they belong to. `columns`: of each key the
+/// column of the gradient, or null.
 template <class A, class S>
 void store_bias_gradients(const accumulator_t<S>* sums, const bias_part& part, index_t block,
-                          const view<S, 4>& to) noexcept {
+                          const std::int32_t* columns, const view<S, 4>& to) noexcept {
   using T = accumulator_t<S>;
   using shape = tile_shape<T, A>;
   const auto own = [&](int axis, index_t i) { return to.extent(axis) == 1 ? 0 : i; };
@@ -63,7 +63,7 @@ void store_bias_gradients(const accumulator_t<S>* sums, const bias_part& part, i
   const index_t i0 = own(2, part.tiles.begin * shape::queries), j0 = own(3, block * shape::keys);
   const int queries = static_cast<int>(std::min<index_t>(shape::queries, to.extent(2) - i0));
   const int keys = static_cast<int>(std::min<index_t>(shape::keys, to.extent(3) - j0));
-  if (to.extent(2) > 1 && to.extent(3) > 1) {
+  if (columns == nullptr && to.extent(2) > 1 && to.extent(3) > 1) {
     for (int g = 0; g * shape::width < queries; ++g)
       store_transposed<shape::queries>(sums + g * shape::width, keys, pack<T, A>(T(1)),
                                        &to(b, h, i0 + g * shape::width, j0), to.stride(2),
@@ -76,7 +76,7 @@ void store_bias_gradients(const accumulator_t<S>* sums, const bias_part& part, i
       for (int key = to.extent(3) == 1 ? 0 : j; key < (to.extent(3) == 1 ? int(shape::keys) : j + 1); ++key)
         for (int lane = to.extent(2) == 1 ? 0 : i; lane < (to.extent(2) == 1 ? int(shape::queries) : i + 1); ++lane)
           sum += double(sums[key * shape::queries + lane]);
-      to(b, h, i0 + i, j0 + j) = S(static_cast<T>(sum));
+      to(b, h, i0 + i, columns != nullptr ? columns[j0 + j] : j0 + j) = S(static_cast<T>(sum));
     }
 }
 

@@ -8,8 +8,8 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
-/// What a call asks of its queries; all of it checked.
-template <class S>
+/// What a call asks of its queries; all of it checked. G: element type of the gradients by q, k and v.
+template <class S, class G = S>
 struct softmax_gradient_rows {
   using T = accumulator_t<S>;
   view<const S, 4> q;     // [B,H,N,D]
@@ -19,7 +19,7 @@ struct softmax_gradient_rows {
   view<const T, 3> dlse;  // [B,H,N] or empty
   view<const T, 1> sink;  // [H] or empty
   view<const S, 4> bias;  // broadcast to [B,H,N,M], or empty
-  view<S, 4> dq;          // [B,H,N,D]
+  view<G, 4> dq;          // [B,H,N,D]
   view<T, 1> dsink;       // [H] or empty
   view<S, 4> dbias;       // as the bias before it was broadcast, or empty
   double scale;
@@ -30,12 +30,12 @@ struct softmax_gradient_rows {
 };
 
 /// One set of keys, and where their gradients go.
-template <class S, class Mask>
+template <class S, class Mask, class G = S>
 struct softmax_gradient_segment {
   using T = accumulator_t<S>;
   softmax_segment_rows<accumulator_t<S>, dense_keys<S>, Mask> rows;
-  view<S, 4> dk;             // [B,G,M,D], or [1,G,M,D] if all batch entries share the segment
-  view<S, 4> dv;             // [B,G,M,E] or [1,G,M,E]
+  view<G, 4> dk;             // [B,G,M,D], or [1,G,M,D] if all batch entries share the segment
+  view<G, 4> dv;             // [B,G,M,E] or [1,G,M,E]
   view<T, 1> dlog_weight{};  // [H] or empty
 
   bool shared() const noexcept { return dk.extent(0) == 1 && rows.keys.k.extent(0) != 1; }

@@ -17,14 +17,18 @@ namespace detail {
 /// Readable positions after the last: a vector of rows may begin at any of them.
 inline constexpr index_t position_padding = 16;
 
-/// Positions of the query rows and of the key rows of a call, ascending.
+/// Positions of the query rows and of the key rows of a call, ascending. The engine counts queries from `first` on: its
+/// walk starts at the keys whose number is that of the query.
 struct placement {
   const std::int32_t* of_queries;
   const std::int32_t* of_keys;
   index_t queries, keys;
+  int first = 0;
+
+  HEED_INLINE int of_query(int row) const noexcept { return of_queries[row - first]; }
 
   HEED_INLINE position operator()(const position& row) const noexcept {
-    return {row.b, row.h, of_queries[row.q], of_keys[row.kv]};
+    return {row.b, row.h, of_query(row.q), of_keys[row.kv]};
   }
   /// For rows of queries that follow each other, as the engine's do.
   template <class T, class A>
@@ -34,7 +38,7 @@ struct placement {
     static_assert(n <= position_padding);
     alignas(64) int_type lane[n];
     row.q.store(lane);
-    const std::int32_t* const from = of_queries + lane[0];
+    const std::int32_t* const from = of_queries + (lane[0] - first);
     if constexpr (std::is_same_v<int_type, std::int32_t>) {
       return {row.b, row.h, index_pack<T, A>::load(from), of_keys[row.kv]};
     } else {
@@ -61,16 +65,23 @@ struct placed_mask {
   /// windows that are wider than the gaps it is exact, as rows stand in its corners.
   tile_class classify(int b, int h, int q0, int q1, int k0, int k1) const {
     if (watch.look != nullptr) watch.look(watch.object);
-    return mask.classify(b, h, place.of_queries[q0], place.of_queries[q1 - 1] + 1, place.of_keys[k0],
+    return mask.classify(b, h, place.of_query(q0), place.of_query(q1 - 1) + 1, place.of_keys[k0],
                          place.of_keys[k1 - 1] + 1);
   }
 
   key_range keys(int b, int h, int q0, int q1) const {
-    const key_range seen = mask.keys(b, h, place.of_queries[q0], place.of_queries[q1 - 1] + 1);
+    const key_range seen = mask.keys(b, h, place.of_query(q0), place.of_query(q1 - 1) + 1);
     const std::int32_t* const end = place.of_keys + place.keys;
     const std::int32_t* const first = std::lower_bound(place.of_keys, end, seen.begin);
     return {static_cast<int>(first - place.of_keys),
             static_cast<int>(std::lower_bound(first, end, std::max(seen.begin, seen.end)) - place.of_keys)};
+  }
+
+  /// One pair of rows.
+  bool shows(const position& row) const {
+    const position at = place(row);
+    const index_t distance = index_t(at.kv) - at.q;
+    return (mask.left < 0 || distance >= -mask.left) && (mask.right < 0 || distance <= mask.right) && mask.mask(at);
   }
 };
 
@@ -123,7 +134,7 @@ auto place_scores(const placement& place, const score_chain<Mods...>& chain, vie
   return std::apply(
       [&](const auto&... mod) {
         index_t first = 0;
-        const auto own = [&](index_t parameters) {
+        [[maybe_unused]] const auto own = [&](index_t parameters) {
           first += parameters;
           return gradients ? gradients.slice(0, first - parameters, first) : gradients;
         };

@@ -37,14 +37,14 @@ struct gradient_workspace {
 };
 
 /// A call in progress.
-template <class A, class S, class ForEachSegment, class... Mods>
+template <class A, class S, class G, class ForEachSegment, class... Mods>
 class softmax_backward_run {
  public:
   using T = accumulator_t<S>;
   using shape = tile_shape<T, A>;
 
   /// `for_each_segment(f)` calls f(softmax_gradient_segment) for every segment, in order.
-  softmax_backward_run(const softmax_gradient_rows<S>& rows, const ForEachSegment& for_each_segment,
+  softmax_backward_run(const softmax_gradient_rows<S, G>& rows, const ForEachSegment& for_each_segment,
                        const score_chain<Mods...>& chain) noexcept
       : rows_(rows),
         for_each_segment_(for_each_segment),
@@ -98,7 +98,7 @@ class softmax_backward_run {
     write_parameter_gradients(parameter_sums);
     accumulate<0>(where, memory.data(), share);
     if (rows_.dbias) {
-      const bias_owners<A, S> owners(rows_);
+      const bias_owners<A, S> owners(rows_.q, rows_.bias, rows_.dbias);
       auto of_owner = [&](index_t number, index_t worker) {
         gradient_workspace<S, A> space = space_at(memory.data() + worker * share);
         for_each_segment_([&](const auto& segment) { differentiate_bias(space, owners.at(number), segment); });
@@ -120,7 +120,7 @@ class softmax_backward_run {
   }
 
  private:
-  static constexpr bool same_type = std::is_same_v<S, T>;
+  static constexpr bool same_type = std::is_same_v<G, T>;
   static constexpr int parameters = score_chain<Mods...>::parameters;
   /// Elements; rows of sums are aligned.
   static constexpr index_t row_unit = cache_line / index_t(sizeof(T));
@@ -297,12 +297,12 @@ class softmax_backward_run {
     };
     if (rows_.dbias.extent(3) == 1) {
       sum_up(part.blocks.begin, part.blocks.end);
-      store_bias_gradients<A>(space.bias_sums, part, 0, rows_.dbias);
+      store_bias_gradients<A>(space.bias_sums, part, 0, segment.rows.bias_columns, rows_.dbias);
       return;
     }
     for (index_t block = part.blocks.begin; block < part.blocks.end; ++block) {
       sum_up(block, block + 1);
-      store_bias_gradients<A>(space.bias_sums, part, block, rows_.dbias);
+      store_bias_gradients<A>(space.bias_sums, part, block, segment.rows.bias_columns, rows_.dbias);
     }
   }
 
@@ -503,7 +503,7 @@ class softmax_backward_run {
     return static_cast<T>(sum);
   }
 
-  const softmax_gradient_rows<S>& rows_;
+  const softmax_gradient_rows<S, G>& rows_;
   const ForEachSegment& for_each_segment_;
   const score_chain<Mods...>& chain_;
   index_t features_, value_features_;
@@ -511,17 +511,17 @@ class softmax_backward_run {
   gradient_partition partition_{};
 };
 
-template <class A, class S, class ForEachSegment, class... Mods>
-index_t softmax_backward_bytes(const softmax_gradient_rows<S>& rows, const ForEachSegment& for_each_segment,
+template <class A, class S, class G, class ForEachSegment, class... Mods>
+index_t softmax_backward_bytes(const softmax_gradient_rows<S, G>& rows, const ForEachSegment& for_each_segment,
                                const score_chain<Mods...>& chain, const executor_ref& where) noexcept {
-  return softmax_backward_run<A, S, ForEachSegment, Mods...>(rows, for_each_segment, chain).bytes(where);
+  return softmax_backward_run<A, S, G, ForEachSegment, Mods...>(rows, for_each_segment, chain).bytes(where);
 }
 
-template <class A, class S, class ForEachSegment, class... Mods>
-void run_softmax_backward(const checker& check, const softmax_gradient_rows<S>& rows,
+template <class A, class S, class G, class ForEachSegment, class... Mods>
+void run_softmax_backward(const checker& check, const softmax_gradient_rows<S, G>& rows,
                           const ForEachSegment& for_each_segment, const score_chain<Mods...>& chain,
                           scratch_view scratch, const executor_ref& where) {
-  softmax_backward_run<A, S, ForEachSegment, Mods...>(rows, for_each_segment, chain).run(check, scratch, where);
+  softmax_backward_run<A, S, G, ForEachSegment, Mods...>(rows, for_each_segment, chain).run(check, scratch, where);
 }
 
 }  // namespace detail

@@ -53,6 +53,8 @@ struct bias_rows {
   index_t query_stride = 0, key_stride = 0;
   /// Too large for the second-level cache, and read row by row.
   bool far = false;
+  /// What stands for j in the above, or null: j itself.
+  const std::int32_t* columns = nullptr;
 };
 
 /// to[key][lane] = bias(first_query + lane, first_key + key).
@@ -61,6 +63,16 @@ void load_bias(const bias_rows<S>& bias, index_t first_query, int queries, index
                T* to) noexcept {
   using shape = tile_shape<T, A>;
   using P = pack<T, A>;
+  if (bias.columns != nullptr) {
+    for (int j = 0; j < keys; ++j) {
+      const S* const column =
+          bias.data + first_query * bias.query_stride + bias.columns[first_key + j] * bias.key_stride;
+      T* const lane = to + j * shape::queries;
+      for (int i = 0; i < queries; ++i) lane[i] = static_cast<T>(column[i * bias.query_stride]);
+      std::fill(lane + queries, lane + round_up(queries, shape::width), T(0));
+    }
+    return;
+  }
   const S* const corner = bias.data + first_query * bias.query_stride + first_key * bias.key_stride;
   for (int g = 0; g * shape::width < queries; ++g) {
     const int count = std::min(shape::width, queries - g * shape::width);
@@ -119,6 +131,8 @@ struct softmax_segment_rows {
   index_t kv_offset;
   view<const T, 1> log_weight;  // [H] or empty
   double blend;                 // factor of this segment's own softmax; used if the call blends
+  /// Of each key the column of the bias, or null: its own number.
+  const std::int32_t* bias_columns = nullptr;
 
   /// Position of the first of `queries` queries.
   index_t first_query(index_t sequence, index_t queries) const noexcept {
@@ -177,7 +191,9 @@ auto meet(const query_rows& at, index_t heads, index_t queries, const view<const
   if (bias) {
     const index_t query_stride = bias.stride(2), key_stride = bias.stride(3);
     m.bias = {&bias(at.sequence, at.head, 0, 0), query_stride, key_stride,
-              query_stride != 0 && key_stride == 1 && queries * count * index_t(sizeof(S)) > near_bytes};
+              query_stride != 0 && key_stride == 1 && segment.bias_columns == nullptr &&
+                  queries * count * index_t(sizeof(S)) > near_bytes,
+              key_stride != 0 ? segment.bias_columns : nullptr};
   }
   m.place.query = static_cast<int>(at.first + segment.first_query(at.sequence, queries));
   const key_range range = segment.mask.keys(at.sequence, at.head, m.place.query, m.place.query + at.count);

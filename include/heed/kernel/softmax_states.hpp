@@ -16,6 +16,36 @@ struct softmax_states {
   view<T, 3> sums;        // [B,H,N]: sum of 2^(z - reference)
 };
 
+/// Memory for the states of a call and for its workers. Outputs are where the call's are, if their type allows.
+template <class S, class A>
+struct softmax_state_memory {
+  using T = accumulator_t<S>;
+  static constexpr bool in_place = std::is_same_v<S, T>;
+
+  softmax_state_memory(scratch_cursor& memory, const view<const S, 4>& q, index_t e, bool bias,
+                       const executor_ref& where) noexcept {
+    const index_t rows = q.extent(0) * q.extent(1) * q.extent(2);
+    outputs = in_place ? nullptr : memory.take<T>(rows * e);
+    references = memory.take<T>(rows);
+    sums = memory.take<T>(rows);
+    const index_t share = round_up(softmax_worker_bytes<S, A>(q.extent(3), e, !in_place, bias, false), cache_line);
+    work.bytes = scratch_total(share, where.concurrency);
+    work.data = memory.take<std::byte>(work.bytes);
+  }
+
+  softmax_states<T> states(const view<S, 4>& out) const noexcept {
+    const index_t b = out.extent(0), h = out.extent(1), n = out.extent(2);
+    softmax_states<T> all{{outputs, {b, h, n, out.extent(3)}}, {references, {b, h, n}}, {sums, {b, h, n}}};
+    if constexpr (in_place) all.outputs = out;
+    return all;
+  }
+
+  T* outputs;
+  T* references;
+  T* sums;
+  scratch_view work;
+};
+
 /// Queries whose tiles start from states and leave states. `out` and `lse` are what finish_softmax writes.
 template <class S>
 struct softmax_state_rows : softmax_rows<S> {

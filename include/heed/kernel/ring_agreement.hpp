@@ -1,0 +1,104 @@
+/// What ranks tell each other before a ring starts: whether all were given arguments that fit, and the same call.
+#pragma once
+
+#include <heed/core/error.hpp>
+#include <heed/core/token_layout.hpp>
+#include <heed/core/transport.hpp>
+
+#include <cstdint>
+#include <exception>
+#include <type_traits>
+
+HEED_ARCH_BEGIN
+namespace detail {
+
+/// A number that differs between byte strings, as far as 64 bits can (FNV-1a).
+class fingerprint {
+ public:
+  constexpr void add(std::uint64_t number) noexcept {
+    for (int i = 0; i < 8; ++i) add_byte(static_cast<unsigned char>(number >> (8 * i)));
+  }
+  constexpr void add(const char* characters) noexcept {
+    for (; *characters != 0; ++characters) add_byte(static_cast<unsigned char>(*characters));
+  }
+  constexpr std::uint64_t value() const noexcept { return value_; }
+
+ private:
+  constexpr void add_byte(unsigned char byte) noexcept { value_ = (value_ ^ byte) * 0x100000001b3u; }
+
+  std::uint64_t value_ = 0xcbf29ce484222325u;
+};
+
+inline std::uint64_t fingerprint_of(const token_layout& layout) noexcept {
+  fingerprint print;
+  print.add(static_cast<std::uint64_t>(layout.how()));
+  print.add(static_cast<std::uint64_t>(layout.tokens()));
+  print.add(static_cast<std::uint64_t>(layout.ranks()));
+  if (layout.how() != token_layout::rule::cut && layout.how() != token_layout::rule::listed) return print.value();
+  for (int r = 0; r < layout.ranks(); ++r) {
+    const index_t count = layout.count(r);
+    print.add(static_cast<std::uint64_t>(count));
+    for (index_t i = 0; i < (layout.how() == token_layout::rule::listed ? count : 0); ++i)
+      print.add(static_cast<std::uint64_t>(layout.token(r, i)));
+  }
+  return print.value();
+}
+
+/// Differs between types, in one program. (Ranks run one program.)
+template <class... Types>
+std::uint64_t fingerprint_of_types() noexcept {
+  fingerprint print;
+  print.add(__PRETTY_FUNCTION__);
+  return print.value();
+}
+
+/// Something that must be the same on all ranks, and how an error names it.
+struct ring_fact {
+  const char* name;
+  std::uint64_t value;
+};
+
+/// One exchange in which all ranks find out whether their arguments fit. `state_facts(facts)` checks the arguments of
+/// this rank and writes `count` facts; returned is the largest `step` that it returned on any rank. If it throws
+/// heed::invalid_argument on some rank, or facts differ, all ranks throw heed::invalid_argument, and the transport is as
+/// good as before.
+template <int Count, class Transport, class StateFacts>
+int agree(const checker& check, Transport& ranks, const StateFacts& state_facts) {
+  ring_fact facts[Count] = {};
+  std::uint64_t told[2 * Count + 2] = {};
+  const auto state = [&] {
+    told[1] = static_cast<std::uint64_t>(state_facts(facts));
+    for (int i = 0; i < Count; ++i) {
+      told[2 + i] = facts[i].value;
+      told[2 + Count + i] = ~facts[i].value;
+    }
+  };
+  if (ranks.size() == 1) {
+    state();
+    return static_cast<int>(told[1]);
+  }
+#if HEED_EXCEPTIONS
+  std::exception_ptr own;
+  try {
+    state();
+  } catch (const invalid_argument&) {
+    own = std::current_exception();
+    told[0] = 1;
+  }
+  ranks.allreduce_max(view<std::uint64_t, 1>(told, {2 * Count + 2}));
+  if (own) std::rethrow_exception(own);
+#else
+  state();
+  ranks.allreduce_max(view<std::uint64_t, 1>(told, {2 * Count + 2}));
+#endif
+  check.require(told[0] == 0, "another rank", "arguments that fit", "arguments that it refuses");
+  for (int i = 0; i < Count; ++i) {
+    const std::uint64_t most = told[2 + i], least = ~told[2 + Count + i];
+    if (most != least) [[unlikely]]
+      check.fail_with(facts[i].name, "the same on all ranks", "different ones");
+  }
+  return static_cast<int>(told[1]);
+}
+
+}  // namespace detail
+HEED_ARCH_END

@@ -1,0 +1,13 @@
+/// Attention over several ranks, and over keys that arrive block by block, with the mods it takes.
+#pragma once
+
+#include <heed/core/in_process.hpp>
+#include <heed/core/tensor.hpp>
+#include <heed/core/token_layout.hpp>
+#include <heed/core/transport.hpp>
+#include <heed/mod.hpp>
+#include <heed/ops/ring/backward.hpp>
+#include <heed/ops/ring/blockwise.hpp>
+#include <heed/ops/ring/forward.hpp>
+#include <heed/ops/ring/layout.hpp>
+#include <heed/ops/ring/work.hpp>
