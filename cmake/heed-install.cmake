@@ -5,7 +5,7 @@ include(GNUInstallDirs)
 set(heed_package_dir "${CMAKE_INSTALL_DATADIR}/cmake/heed")
 
 # One export set per component: a package file is only loaded when its component is asked for.
-foreach(heed_set IN ITEMS heed heed_eigen heed_openmp)
+foreach(heed_set IN ITEMS heed heed_eigen heed_mpi heed_openmp)
   set(heed_file_set FILE_SET HEADERS)
   if(heed_set STREQUAL "heed_openmp")
     set(heed_file_set "")
