@@ -4,6 +4,7 @@
 #include "ops/linear/measure.hpp"
 #include "reference/agent.hpp"
 #include "reference/recurrence.hpp"
+#include "support/instances.hpp"
 #include "support/random.hpp"
 
 #include <heed/ops/linear/agent_backward.hpp>
@@ -151,3 +152,8 @@ bool same_result(const agent_problem<S>& a, const agent_problem<S>& b) {
 }
 
 }  // namespace linear_test
+
+HEED_TEST_INSTANCE(heed::detail::agent_forward_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::agent_forward_on<heed::default_arch, heed::bfloat16>);
+HEED_TEST_INSTANCE(heed::detail::agent_backward_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::agent_backward_on<heed::default_arch, heed::bfloat16>);

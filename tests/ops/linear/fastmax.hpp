@@ -3,6 +3,7 @@
 
 #include "ops/linear/measure.hpp"
 #include "reference/fastmax.hpp"
+#include "support/instances.hpp"
 
 #include <heed/ops/linear/fastmax.hpp>
 
@@ -163,3 +164,8 @@ inline constexpr fastmax_norm fastmax_norms_of[] = {fastmax_norm::none, fastmax_
                                                     fastmax_norm::maxnorm};
 
 }  // namespace linear_test
+
+HEED_TEST_INSTANCE(heed::detail::fastmax_forward_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::fastmax_forward_on<heed::default_arch, heed::bfloat16>);
+HEED_TEST_INSTANCE(heed::detail::fastmax_backward_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::fastmax_backward_on<heed::default_arch, heed::bfloat16>);

@@ -1,0 +1,3 @@
+#define HEED_TEST_INSTANTIATE
+#include "ops/linear/agent.hpp"
+#include "ops/linear/efficient.hpp"
