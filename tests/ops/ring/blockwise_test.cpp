@@ -159,7 +159,7 @@ TEST_CASE("a cancelled call leaves what it has, and what a callable throws passe
   CHECK_THROWS_AS(heed::blockwise_forward(p.q, again, p.out, {.progress = heed::progress(stops)}), int);
 }
 
-TEST_CASE("keys that no query sees may hold anything") {
+TEST_CASE("keys of blocks that no query sees may hold anything") {
   problem<float> clean({1, 2, 1, 40, 90, 9, 20}), poisoned({1, 2, 1, 40, 90, 9, 20});
   for (index_t j = 40; j < 90; ++j) {
     std::fill_n(&poisoned.k(0, 0, j, 0), 9, support::quiet_nan<float>);
@@ -172,7 +172,7 @@ TEST_CASE("keys that no query sees may hold anything") {
   CHECK(same_result(clean, poisoned));
 }
 
-TEST_CASE("bad blocks and options are refused") {
+TEST_CASE("blockwise: bad blocks and options are refused") {
   problem<float> p({1, 2, 1, 40, 90, 9, 20}), other({1, 2, 1, 40, 90, 8, 20});
   std::vector<key_value_block<float>> blocks{{p.k, p.v}, {other.k, p.v}};
   using support::check_refusal;
