@@ -25,8 +25,10 @@ std::string message_of(const Call& call) {
 template <class Call>
 void check_refusal(const char* operation, const std::vector<std::string>& parts, const Call& call) {
   const std::string said = message_of(call);
+  std::string beginning = "heed::";
+  beginning.append(operation).append(": ");
   CAPTURE(said);
-  CHECK(said.rfind(std::string("heed::") + operation + ": ", 0) == 0);
+  CHECK(said.rfind(beginning, 0) == 0);
   CHECK(said.find("expected") != std::string::npos);
   CHECK(said.find("got") != std::string::npos);
   for (const std::string& part : parts) {
