@@ -56,8 +56,13 @@ class softmax_tile {
   /// Loads `count` query rows, times `factor`. clear() or resume() must follow.
   template <class S>
   HEED_NOINLINE void load_queries(const S* rows, index_t stride, int count, T factor) noexcept {
+    load_queries(strided_rows<const S>{rows, stride}, count, factor);
+  }
+  /// The same of rows[i], wherever each is.
+  template <class Rows>
+  HEED_NOINLINE void load_queries(const Rows& rows, int count, T factor) noexcept {
     hold(count);
-    load_lanes<pitch>(rows, stride, count, features_, pack<T, A>(factor), queries_);
+    load_lanes<pitch>(rows, count, features_, pack<T, A>(factor), queries_);
   }
 
   /// A state for `count` queries that will meet no key.
@@ -69,7 +74,12 @@ class softmax_tile {
   /// Empties the state, keeps the queries.
   void clear(tile_care care) noexcept {
     care_ = care;
-    std::fill_n(output_, value_features_ * pitch, T(0));
+    // A few vectors of a row that they do not fill are fewer lines of the cache.
+    if (2 * groups_ > pitch / width) {
+      std::fill_n(output_, value_features_ * pitch, T(0));
+    } else {
+      for (index_t e = 0; e < value_features_; ++e) std::fill_n(output_ + e * pitch, groups_ * width, T(0));
+    }
     std::fill_n(sum_, pitch, T(0));
     // Lanes without a query hold zeros: a finite reference keeps them from asking for one.
     std::fill_n(reference_, pitch, T(0));
@@ -145,11 +155,16 @@ class softmax_tile {
   /// o / l, or 0 where nothing was visible, to `count` rows of `out`.
   template <class S>
   HEED_NOINLINE void store_output(S* out, index_t stride) const noexcept {
-    for (int i = 0; i < count_; ++i) prefetch_row<1>(out + i * stride, value_features_);
+    store_output(strided_rows<S>{out, stride});
+  }
+  /// The same to rows[i], wherever each is.
+  template <class Rows>
+  HEED_NOINLINE void store_output(const Rows& rows) const noexcept {
+    for (int i = 0; i < count_; ++i) prefetch_row<1>(rows[i], value_features_);
     for (int g = 0; g < groups_; ++g) {
       const P l = P::load_aligned(sum_ + g * width);
       const P inverse = select(l == P(T(0)), P(T(0)), P(T(1)) / l);
-      store_transposed<pitch>(output_ + g * width, value_features_, inverse, out + g * width * stride, stride,
+      store_transposed<pitch>(output_ + g * width, value_features_, inverse, rows.from(g * width),
                               std::min(width, count_ - g * width));
     }
   }

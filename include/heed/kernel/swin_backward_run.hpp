@@ -150,8 +150,9 @@ class swin_backward_run {
       });
       const index_t token = space.window.keys[j];
       if (token >= 0) {
-        scatter_rows<A>(row_span<const T>(space.dk.from(j)), gradients_.dk, b, g, &token, 1);
-        scatter_rows<A>(row_span<const T>(space.dv.from(j)), gradients_.dv, b, g, &token, 1);
+        scatter_rows<A>(row_span<const T>(space.dk.from(j)), 1, call_.features(), rows_of(gradients_.dk, b, g, &token));
+        scatter_rows<A>(row_span<const T>(space.dv.from(j)), 1, call_.value_features(),
+                        rows_of(gradients_.dv, b, g, &token));
       } else if (sums.missing_key != nullptr) {
         for (index_t d = 0; d < call_.features(); ++d)
           sums.missing_key[g * call_.features() + d] += double(space.dk[j][d]);
@@ -170,10 +171,11 @@ class swin_backward_run {
     for (int i = 0; i < tiles; ++i) {
       const int count =
           static_cast<int>(std::min<index_t>(shape::queries, pairs.queries - (first + i) * shape::queries));
-      gather_rows<A>(call_.q, b, h, queries_of(i), count, space.q);
-      gather_rows<A>(gradients_.out, b, h, queries_of(i), count, space.out);
-      gather_rows<A>(gradients_.dout, b, h, queries_of(i), count, space.dout);
-      for (int lane = 0; lane < count; ++lane) space.lse[lane] = gradients_.lse(b, h, queries_of(i)[lane]);
+      const index_t* const tokens = queries_of(i);
+      gather_rows<T, A>(rows_of(call_.q, b, h, tokens), count, call_.features(), space.q);
+      gather_rows<T, A>(rows_of(gradients_.out, b, h, tokens), count, call_.value_features(), space.out);
+      gather_rows<T, A>(rows_of(gradients_.dout, b, h, tokens), count, call_.value_features(), space.dout);
+      for (int lane = 0; lane < count; ++lane) space.lse[lane] = gradients_.lse(b, h, tokens[lane]);
       space.tiles[i].load(gradient_tile_rows<T>{space.q.data, space.q.stride, space.out.data, space.out.stride,
                                                 space.dout.data, space.dout.stride, space.lse, 1, nullptr, 0},
                           count, static_cast<T>(call_.scale * double(log2_e<T>)));
@@ -206,7 +208,8 @@ class swin_backward_run {
     }
     for (int i = 0; i < tiles; ++i) {
       space.tiles[i].store(space.q.data, space.q.stride, static_cast<T>(call_.scale));
-      scatter_rows<A>(row_span<const T>(space.q), gradients_.dq, b, h, queries_of(i), space.tiles[i].count());
+      scatter_rows<A>(row_span<const T>(space.q), space.tiles[i].count(), call_.features(),
+                      rows_of(gradients_.dq, b, h, queries_of(i)));
     }
   }
 

@@ -50,7 +50,6 @@ class swin_forward_run {
     workspace(std::byte* base, const swin_call<S>& call) noexcept
         : memory(base),
           buffers(memory, call.features(), call.value_features(), true, false),
-          rows(take_rows<T>(memory, shape::queries, std::max(call.features(), call.value_features()))),
           lse(memory.take<T>(shape::queries)),
           window(memory, call),
           next(memory, call) {
@@ -62,14 +61,13 @@ class swin_forward_run {
     scratch_cursor memory;
     tile_buffers<T, A> buffers;
     softmax_tile<T, A> tiles[shape::tiles];
-    row_span<T> rows;  // [lane]: queries, then outputs
-    T* lse;            // [lane]
+    T* lse;  // [lane]
     window_tokens window, next;
   };
 
   index_t worker_bytes() const noexcept { return round_up(workspace(nullptr, call_).memory.used(), cache_line); }
 
-  /// Adds the rows of a window, of all tensors.
+  /// Adds the rows of a window: queries, keys, values.
   void call_window(prefetcher& ahead, const window_tokens& window, index_t b, index_t h,
                    const view<S, 4>& out) const noexcept {
     const index_t count = call_.grid.tokens_of(window.of_class), g = h / call_.heads_of_kv();
@@ -82,7 +80,6 @@ class swin_forward_run {
       add(call_.q, h);
       add(call_.k, g);
       add(call_.v, g);
-      add(out, h);
     }
   }
 
@@ -93,7 +90,7 @@ class swin_forward_run {
     const window_source<S> source = source_of(call_, b, h / call_.heads_of_kv(), space.window);
     const T* const bias = biases_.of(c, h);
     prefetcher ahead;
-    if (!last) call_window(ahead, space.next, b, h, out);
+    if (!last) call_window(ahead, space.next, b, h);
     ahead.spread(pairs.keys * ((pairs.queries + shape::width - 1) / shape::width));
     const T factor = static_cast<T>(call_.scale * double(log2_e<T>));
     for (index_t first = 0; first < pairs.tiles(); first += shape::tiles) {
@@ -102,8 +99,7 @@ class swin_forward_run {
       for (int i = 0; i < tiles; ++i) {
         const int count =
             static_cast<int>(std::min<index_t>(shape::queries, pairs.queries - (first + i) * shape::queries));
-        gather_rows<A>(call_.q, b, h, queries_of(i), count, space.rows);
-        space.tiles[i].load_queries(space.rows.data, space.rows.stride, count, factor);
+        space.tiles[i].load_queries(rows_of(call_.q, b, h, queries_of(i)), count, factor);
       }
       const auto attend = [&](int begin, int end, tile_care care) {
         for (int i = begin; i < end; ++i) space.tiles[i].clear(care);
@@ -124,8 +120,7 @@ class swin_forward_run {
           if (tile.finite()) break;
           attend(i, i + 1, care);
         }
-        tile.store_output(space.rows.data, space.rows.stride);
-        scatter_rows<A>(row_span<const T>(space.rows), out, b, h, queries_of(i), tile.count());
+        tile.store_output(rows_of(out, b, h, queries_of(i)));
         if (!lse) continue;
         tile.store_lse(space.lse, 1);
         for (int lane = 0; lane < tile.count(); ++lane) lse(b, h, queries_of(i)[lane]) = space.lse[lane];

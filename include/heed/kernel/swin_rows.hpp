@@ -59,18 +59,22 @@ struct window_pairs {
   template <class S, class F>
   void for_each(const swin_call<S>& call, int of_class, const F& f) const {
     const window_places rows = call.grid.places_y(of_class), columns = call.grid.places_x(of_class);
+    const bool all = call.pads();
     index_t query = 0;
     for (index_t i = 0; i < rows.tokens(); ++i)
       for (index_t j = 0; j < columns.tokens(); ++j, ++query) {
         const index_t qy = rows.place(i), qx = columns.place(j);
-        const index_t lane = at(query / shape::queries, 0) + query % shape::queries;
-        index_t key = 0;
-        for (index_t m = 0; m < (call.pads() ? rows.size : rows.tokens()); ++m)
-          for (index_t n = 0; n < (call.pads() ? columns.size : columns.tokens()); ++n, ++key) {
-            const index_t ky = call.pads() ? m : rows.place(m), kx = call.pads() ? n : columns.place(n);
-            const bool seen = rows.sees(qy, ky) && columns.sees(qx, kx);
-            f(lane + key * shape::queries, seen ? call.offset(qy, qx, ky, kx) : -1);
-          }
+        index_t pair = at(query / shape::queries, 0) + query % shape::queries;
+        for (index_t m = 0; m < (all ? rows.size : rows.tokens()); ++m) {
+          const index_t ky = all ? m : rows.place(m), offset = call.offset(qy, qx, ky, 0);
+          const bool seen = rows.sees(qy, ky);
+          const auto visit = [&](index_t begin, index_t end) {
+            for (index_t kx = begin; kx < end; ++kx, pair += shape::queries)
+              f(pair, seen && columns.sees(qx, kx) ? offset - kx : -1);
+          };
+          visit(0, all ? columns.size : columns.begin_missing);
+          if (!all) visit(columns.end_missing, columns.size);
+        }
       }
   }
 };
@@ -146,17 +150,21 @@ struct window_tokens {
   }
 };
 
-/// to[i] = row tokens[i] of one head, in the type of the sums.
-template <class A, class T, class S>
-void gather_rows(const view<const S, 4>& from, index_t b, index_t h, const index_t* tokens, int count,
-                 row_span<T> to) noexcept {
-  for (int i = 0; i < count; ++i) convert_row<T, A>(&from(b, h, tokens[i], 0), to[i], from.extent(3));
+/// Rows of one head, by token.
+template <class S>
+listed_rows<S> rows_of(const view<S, 4>& tensor, index_t b, index_t h, const index_t* tokens) noexcept {
+  return {&tensor(b, h, 0, 0), tensor.stride(2), tokens};
 }
-/// Row tokens[i] of one head = from[i].
+
+/// to[i] = rows[i], in the type of the sums.
+template <class T, class A, class S>
+void gather_rows(const listed_rows<const S>& rows, int count, index_t features, row_span<T> to) noexcept {
+  for (int i = 0; i < count; ++i) convert_row<T, A>(rows[i], to[i], features);
+}
+/// rows[i] = from[i]
 template <class A, class T, class S>
-void scatter_rows(row_span<const T> from, const view<S, 4>& to, index_t b, index_t h, const index_t* tokens,
-                  int count) noexcept {
-  for (int i = 0; i < count; ++i) store_rows<A>(from.from(i), row_span<S>{&to(b, h, tokens[i], 0), 0}, 1, to.extent(3));
+void scatter_rows(row_span<const T> from, int count, index_t features, const listed_rows<S>& rows) noexcept {
+  for (int i = 0; i < count; ++i) store_rows<A>(from.from(i), row_span<S>{rows[i], 0}, 1, features);
 }
 
 /// Keys and values of one head of a window, tokens and missing places.

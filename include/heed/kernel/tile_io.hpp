@@ -10,18 +10,44 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
+/// Rows at one stride.
+template <class S>
+struct strided_rows {
+  S* data;
+  index_t stride;
+
+  HEED_INLINE S* operator[](index_t i) const noexcept { return data + i * stride; }
+  HEED_INLINE strided_rows from(index_t i) const noexcept { return {data + i * stride, stride}; }
+};
+
+/// Rows of which a list says where each is.
+template <class S>
+struct listed_rows {
+  S* data;
+  index_t stride;
+  const index_t* numbers;
+
+  HEED_INLINE S* operator[](index_t i) const noexcept { return data + numbers[i] * stride; }
+  HEED_INLINE listed_rows from(index_t i) const noexcept { return {data, stride, numbers + i}; }
+};
+
+template <class Rows>
+inline constexpr bool are_strided = false;
+template <class S>
+inline constexpr bool are_strided<strided_rows<S>> = true;
+
 /// to[d][lane] = factor(d) * rows[lane][d] for one vector of lanes; lanes from `count` on get 0.
-template <int Pitch, class T, class A, class S, class Factor>
-void load_transposed_by(const S* rows, index_t stride, int count, index_t features, const Factor& factor,
-                        T* to) noexcept {
+template <int Pitch, class T, class A, class Rows, class Factor>
+void load_transposed_by(const Rows& rows, int count, index_t features, const Factor& factor, T* to) noexcept {
+  using S = std::remove_cvref_t<decltype(*rows[0])>;
   constexpr int width = lanes<T, A>;
   for (index_t d = 0; d < features; d += width) {
     const int columns = static_cast<int>(std::min<index_t>(width, features - d));
     pack<T, A> block[width];
     bool done = false;
-    if constexpr (loads_squares<T, A> && std::is_same_v<S, T>) {
+    if constexpr (loads_squares<T, A> && std::is_same_v<S, T> && are_strided<Rows>) {
       if (count >= width && columns == width) {
-        load_square_transposed(rows + d, stride, block);
+        load_square_transposed(rows.data + d, rows.stride, block);
         done = true;
       }
     }
@@ -30,13 +56,18 @@ void load_transposed_by(const S* rows, index_t stride, int count, index_t featur
         if (i >= count)
           block[i] = pack<T, A>(T(0));
         else
-          block[i] = columns == width ? load_as<T, A>(rows + i * stride + d)
-                                      : load_first_as<T, A>(rows + i * stride + d, columns);
+          block[i] = columns == width ? load_as<T, A>(rows[i] + d) : load_first_as<T, A>(rows[i] + d, columns);
       }
       transpose(block);
     }
     for (int i = 0; i < columns; ++i) (block[i] * factor(d + i)).store_aligned(to + (d + i) * Pitch);
   }
+}
+
+template <int Pitch, class T, class A, class S, class Factor>
+void load_transposed_by(const S* rows, index_t stride, int count, index_t features, const Factor& factor,
+                        T* to) noexcept {
+  load_transposed_by<Pitch, T, A>(strided_rows<const S>{rows, stride}, count, features, factor, to);
 }
 
 /// The same with one factor.
@@ -46,18 +77,23 @@ void load_transposed(const S* rows, index_t stride, int count, index_t features,
 }
 
 /// to[d][lane] = factor * rows[lane][d] for `count` lanes and those that fill their last vector up, which get 0.
-template <int Pitch, class T, class A, class S>
-void load_lanes(const S* rows, index_t stride, int count, index_t features, pack<T, A> factor, T* to) noexcept {
+template <int Pitch, class T, class A, class Rows>
+void load_lanes(const Rows& rows, int count, index_t features, pack<T, A> factor, T* to) noexcept {
   constexpr int width = lanes<T, A>;
   // Row by row, which the processor's own prefetcher follows; the transposition hops between rows.
-  for (int i = 0; i < count; ++i) prefetch_row<0>(rows + i * stride, features);
+  for (int i = 0; i < count; ++i) prefetch_row<0>(rows[i], features);
   for (int lane = 0; lane < count; lane += width)
-    load_transposed<Pitch>(rows + lane * stride, stride, std::min(width, count - lane), features, factor, to + lane);
+    load_transposed_by<Pitch, T, A>(
+        rows.from(lane), std::min(width, count - lane), features, [&](index_t) { return factor; }, to + lane);
+}
+template <int Pitch, class T, class A, class S>
+void load_lanes(const S* rows, index_t stride, int count, index_t features, pack<T, A> factor, T* to) noexcept {
+  load_lanes<Pitch>(strided_rows<const S>{rows, stride}, count, features, factor, to);
 }
 
 /// rows[lane][e] = factor[lane] * from[e][lane] for the first `count` lanes of one vector.
-template <int Pitch, class T, class A, class S>
-void store_transposed(const T* from, index_t features, pack<T, A> factor, S* rows, index_t stride, int count) noexcept {
+template <int Pitch, class T, class A, class Rows>
+void store_transposed(const T* from, index_t features, pack<T, A> factor, const Rows& rows, int count) noexcept {
   constexpr int width = lanes<T, A>;
   for (index_t e = 0; e < features; e += width) {
     const int columns = static_cast<int>(std::min<index_t>(width, features - e));
@@ -67,11 +103,15 @@ void store_transposed(const T* from, index_t features, pack<T, A> factor, S* row
     transpose(block);
     for (int i = 0; i < count; ++i) {
       if (columns == width)
-        store_as(rows + i * stride + e, block[i]);
+        store_as(rows[i] + e, block[i]);
       else
-        store_first_as(rows + i * stride + e, block[i], columns);
+        store_first_as(rows[i] + e, block[i], columns);
     }
   }
+}
+template <int Pitch, class T, class A, class S>
+void store_transposed(const T* from, index_t features, pack<T, A> factor, S* rows, index_t stride, int count) noexcept {
+  store_transposed<Pitch>(from, features, factor, strided_rows<S>{rows, stride}, count);
 }
 
 /// An odd number of cache lines: rows of a power-of-two pitch fall on each other in a set-associative cache.
