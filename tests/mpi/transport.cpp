@@ -70,7 +70,7 @@ TEST_CASE("mpi: messages of a source and a tag keep their order, whatever the or
   // In one piece, and in pieces of 64 bytes.
   for (const index_t piece : {index_t{1} << 30, index_t{64}}) {
     heed::mpi_transport ranks(MPI_COMM_WORLD, mpi::patient({.piece_bytes = piece}));
-    const index_t sizes[] = {100, 0, 64, 200000, 128, 63};
+    const index_t sizes[] = {100, 0, 64, piece == 64 ? 1000 : 200000, 128, 63};
     const int tags[] = {0, 32767}, P = ranks.size(), each = 6;
     std::vector<std::vector<unsigned char>> sent, received;
     std::vector<request> sends, receives;
@@ -106,7 +106,7 @@ TEST_CASE("mpi: messages of a source and a tag keep their order, whatever the or
 
 TEST_CASE("mpi: a message of another size than its buffer is an error of the receiver, in pieces too") {
   const std::pair<index_t, index_t> sizes[] = {{3, 5}, {5, 3}, {8, 4}, {4, 8},  {0, 4},
-                                               {4, 0}, {9, 5}, {8, 9}, {12, 4}, {1 << 23, 1 << 22}};
+                                               {4, 0}, {9, 5}, {8, 9}, {12, 4}, {1 << 21, 1 << 20}};
   for (const index_t piece : {index_t{1} << 30, index_t{4}})
     for (const auto& [sent, expected] : sizes) {
       heed::mpi_transport ranks(MPI_COMM_WORLD, mpi::patient({.piece_bytes = piece}));
@@ -183,7 +183,7 @@ TEST_CASE("mpi: transports of one communicator and the program's own messages ne
 }
 
 TEST_CASE("mpi: what others wait for throws when a rank fails, and unwanted messages hold nobody up") {
-  const char* const waits[] = {"a message", "a long send", "a barrier", "a sum", "messages"};
+  const char* const waits[] = {"a message", "a long send", "a barrier", "a sum", "nothing"};
   for (const std::string wait : waits)
     for (const bool by_exception : {false, true}) {
       int size = 0;
@@ -195,7 +195,7 @@ TEST_CASE("mpi: what others wait for throws when a rank fails, and unwanted mess
       try {
         heed::mpi_transport ranks(MPI_COMM_WORLD, mpi::patient());
         // Long enough not to be stored on the way.
-        std::vector<unsigned char> unwanted(1 << 23), waited_for(1 << 23);
+        std::vector<unsigned char> unwanted(1 << 20), waited_for(1 << 20);
         request send = ranks.isend(bytes_of(unwanted), (ranks.rank() + 1) % size, 1);
         if (ranks.rank() == failing) {
           if (by_exception) throw std::runtime_error("planned");
@@ -208,8 +208,8 @@ TEST_CASE("mpi: what others wait for throws when a rank fails, and unwanted mess
           if (wait == "a long send") ranks.wait(send);
           if (wait == "a barrier") ranks.barrier();
           if (wait == "a sum") ranks.allreduce_sum(heed::view<double, 1>(&value, {1}));
-          if (wait == "messages")
-            for (;;) ranks.poll();
+          // A send may have been taken, to be thrown away.
+          for (;;) ranks.poll();
         }
       } catch (const heed::transport_error& error) {
         said = error.what();

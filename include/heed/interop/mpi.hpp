@@ -185,7 +185,8 @@ class mpi_transport {
   [[noreturn]] inline void end_program(int code, const char* why) noexcept;
   inline void throw_away(MPI_Message message, MPI_Status status) noexcept;
   inline void throw_away_all(MPI_Comm communicator) noexcept;
-  /// Until all ranks are here, messages that nobody waits for any more are thrown away.
+  /// When all ranks are here, and what they sent is received or thrown away: MPI may give the numbers of communicators
+  /// that are freed to new ones, which must not find messages of old ones.
   inline bool leave_together() noexcept;
 
   MPI_Comm messages_ = MPI_COMM_NULL, failures_ = MPI_COMM_NULL;
@@ -199,8 +200,13 @@ class mpi_transport {
   struct receive {
     detail::mpi_message* message;
   };
-  std::vector<receive> unmatched_;                   // in the order of their posts
-  std::vector<detail::mpi_message::piece> notices_;  // of this rank's failure, one a rank
+  /// Messages of MPI between this rank and another.
+  struct traffic {
+    std::int64_t messages = 0, notices = 0;
+  };
+  std::unique_ptr<traffic[]> sent_, received_, expected_;  // [size]
+  std::vector<receive> unmatched_;                         // in the order of their posts
+  std::vector<detail::mpi_message::piece> notices_;        // of this rank's failure, one a rank
 };
 
 mpi_transport::mpi_transport(MPI_Comm communicator, const mpi_transport_options& options)
@@ -231,6 +237,8 @@ mpi_transport::mpi_transport(MPI_Comm communicator, const mpi_transport_options&
     MPI_Comm_set_errhandler(*copy, MPI_ERRORS_RETURN);
   }
   MPI_Comm_size(messages_, &size_);
+  for (auto* const counts : {&sent_, &received_, &expected_})
+    *counts = std::make_unique<traffic[]>(static_cast<std::size_t>(size_));
   notices_.resize(static_cast<std::size_t>(size_), {MPI_REQUEST_NULL});
 }
 
@@ -262,6 +270,7 @@ mpi_transport::request mpi_transport::isend(view<const std::byte, 1> from, int p
     MPI_Request handle = MPI_REQUEST_NULL;
     require_success(MPI_Isend(m.data + m.posted, static_cast<int>(count), MPI_BYTE, peer, tag, messages_, &handle),
                     "isend", peer, "MPI_Isend");
+    ++sent_[static_cast<std::size_t>(peer)].messages;
     m.pieces.push_back({handle});
     m.posted += count;
     m.whole = count < piece_bytes_;
@@ -283,6 +292,7 @@ bool mpi_transport::match(detail::mpi_message& m, const char* call) {
     MPI_Status status;
     require_success(MPI_Improbe(m.peer, m.tag, messages_, &there, &message, &status), call, m.peer, "MPI_Improbe");
     if (there == 0) return false;
+    ++received_[static_cast<std::size_t>(m.peer)].messages;
     MPI_Get_count(&status, MPI_BYTE, &count);
     if (count != std::min(piece_bytes_, m.bytes - m.posted)) {
       m.other_bytes = m.posted + count;
@@ -465,9 +475,11 @@ void mpi_transport::require_success(int code, const char* call, int peer, const 
 void mpi_transport::tell_failure() noexcept {
   if (failed_ >= 0) return;
   failed_ = rank_;
-  for (int peer = 0; peer < size_; ++peer)
-    if (peer != rank_)
-      MPI_Isend(nullptr, 0, MPI_BYTE, peer, 0, failures_, &notices_[static_cast<std::size_t>(peer)].handle);
+  for (int peer = 0; peer < size_; ++peer) {
+    if (peer == rank_) continue;
+    const auto i = static_cast<std::size_t>(peer);
+    if (MPI_Isend(nullptr, 0, MPI_BYTE, peer, 0, failures_, &notices_[i].handle) == MPI_SUCCESS) ++sent_[i].notices;
+  }
 }
 
 void mpi_transport::request::close() noexcept {
@@ -506,27 +518,37 @@ void mpi_transport::throw_away_all(MPI_Comm communicator) noexcept {
   int there = 0;
   MPI_Message message = MPI_MESSAGE_NULL;
   MPI_Status status;
-  while (MPI_Improbe(MPI_ANY_SOURCE, MPI_ANY_TAG, communicator, &there, &message, &status) == MPI_SUCCESS && there != 0)
+  while (MPI_Improbe(MPI_ANY_SOURCE, MPI_ANY_TAG, communicator, &there, &message, &status) == MPI_SUCCESS &&
+         there != 0) {
+    traffic& from = received_[static_cast<std::size_t>(status.MPI_SOURCE)];
+    ++(communicator == failures_ ? from.notices : from.messages);
     throw_away(message, status);
+  }
 }
 
 bool mpi_transport::leave_together() noexcept {
-  MPI_Request all_here = MPI_REQUEST_NULL;
-  if (MPI_Ibarrier(failures_, &all_here) != MPI_SUCCESS) return false;
+  MPI_Request counted = MPI_REQUEST_NULL;
+  if (MPI_Ialltoall(sent_.get(), 2, MPI_INT64_T, expected_.get(), 2, MPI_INT64_T, failures_, &counted) != MPI_SUCCESS)
+    return false;
   const auto start = clock::now();
-  for (int there = 0;;) {
-    if (MPI_Test(&all_here, &there, MPI_STATUS_IGNORE) != MPI_SUCCESS || is_over(start, patience_)) return false;
-    for (auto& notice : notices_) {
-      int taken = 0;
-      if (there != 0 && MPI_Test(&notice.handle, &taken, MPI_STATUS_IGNORE) == MPI_SUCCESS) there = taken;
+  for (bool done = false; !is_over(start, patience_);) {
+    throw_away_all(messages_);
+    throw_away_all(failures_);
+    int there = 0;
+    if (MPI_Test(&counted, &there, MPI_STATUS_IGNORE) != MPI_SUCCESS) break;
+    done = there != 0;
+    for (std::size_t i = 0; done && i < notices_.size(); ++i) {
+      MPI_Test(&notices_[i].handle, &there, MPI_STATUS_IGNORE);
+      done =
+          there != 0 && received_[i].messages == expected_[i].messages && received_[i].notices == expected_[i].notices;
     }
-    if (there != 0) return true;
-    if (hears_failure()) {
-      throw_away_all(messages_);
-      throw_away_all(failures_);
-    }
+    if (done) return true;
     std::this_thread::yield();
   }
+  // MPI may still use them.
+  static_cast<void>(sent_.release());
+  static_cast<void>(expected_.release());
+  return false;
 }
 
 static_assert(transport<mpi_transport>);
