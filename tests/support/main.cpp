@@ -1,4 +1,4 @@
-// The main function of every test executable. Catch2 2 compiles its whole runner here, version 3 brings a library.
+// The main function of test executables where the package of Catch2 has none for the target (tests/CMakeLists.txt).
 #if __has_include(<catch2/catch_session.hpp>)
 
 #include <catch2/catch_session.hpp>
