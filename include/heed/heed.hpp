@@ -3,6 +3,7 @@
 
 #include <heed/cache.hpp>
 #include <heed/linear.hpp>
+#include <heed/local.hpp>
 #include <heed/rotary.hpp>
 #include <heed/softmax.hpp>
 #include <heed/version.hpp>
