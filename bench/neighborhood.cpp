@@ -90,6 +90,23 @@ void add_forward(const std::string& dtype, const grid& g, index_t heads, index_t
   });
 }
 
+void add_backward(const grid& g, index_t heads, index_t d) {
+  const shape s{1, heads, heads, g.tokens(), d};
+  bench::add(bench::name_of({"neighborhood/backward", "float32", g.label}), s,
+             [=](benchmark::State& state, int threads) {
+               problem<float> p(s), gradients(s);
+               heed::tensor<float, 3> lse({1, heads, s.n});
+               heed::tensor<float, 4> dout({1, heads, s.n, d});
+               bench::fill_normal(dout, 10);
+               heed::neighborhood_forward(p.q, p.k, p.v, p.out, std::span(g.axes), {.lse = lse});
+               const double flops = 10.0 * static_cast<double>(heads * d) * g.pairs();
+               bench::sample<float>(state, threads, flops, [&] {
+                 heed::neighborhood_backward(p.q, p.k, p.v, p.out, lse, dout, gradients.q, gradients.k, gradients.v,
+                                             std::span(g.axes), {.executor = heed::openmp(threads)});
+               });
+             });
+}
+
 void add_naive(const grid& g, index_t heads, index_t d) {
   const shape s{1, heads, heads, g.tokens(), d};
   bench::add(bench::name_of({"neighborhood/naive", "float32", g.label}), s, [=](benchmark::State& state, int threads) {
@@ -110,10 +127,13 @@ int main(int argc, char** argv) {
       {"video_3x7x7", {{.length = 8, .window = 3}, {.length = 32, .window = 7}, {.length = 32, .window = 7}}}};
   add_forward<float>("float32", line, 1, 64);
   add_forward<heed::bfloat16>("bfloat16", line, 1, 64);
+  add_backward(line, 1, 64);
   add_naive(line, 1, 64);
   for (const grid& g : images) {
     add_forward<float>("float32", g, 8, 32);
-    if (g.axes[0].dilation == 1) add_naive(g, 8, 32);
+    if (g.axes[0].dilation > 1) continue;
+    add_backward(g, 8, 32);
+    add_naive(g, 8, 32);
   }
   return bench::run_all(argc, argv);
 }

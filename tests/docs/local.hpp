@@ -15,3 +15,4 @@ extern std::vector<std::int32_t> lengths;
 extern heed::tensor<float, 3> items, means, dmeans, ditems;
 extern heed::tensor<std::uint8_t, 2> is_item;
 extern std::vector<std::int32_t> begin, end;
+extern heed::tensor<float, 2> table, dtable;

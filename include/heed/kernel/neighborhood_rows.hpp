@@ -64,7 +64,10 @@ dense_source<T> copied_rows(int count, const tile_buffers<T, A>& buffers, const 
     constexpr int ahead = 16;
     for (int j = 0; j < count; ++j) {
       if (j + ahead < count) prefetch_row<0>(row(j + ahead), features);
-      convert_row<T, A>(row(j), to + j * pitch, features);
+      if constexpr (std::is_same_v<decltype(row(j)), const T*>)
+        copy_row(row(j), to + j * pitch, features);
+      else
+        convert_row<T, A>(row(j), to + j * pitch, features);
     }
   };
   copy(key, d, buffers.keys, key_pitch);

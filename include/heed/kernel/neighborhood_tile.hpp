@@ -110,31 +110,39 @@ class neighborhood_tile {
     }
   }
 
-  /// As split_by_mask. What all lanes of the tile see is one run; the rest of what each vector needs, runs of its own.
+  /// As split_by_mask. What all vectors of a register block need, some of it unmasked, is one run of them; the rest of
+  /// what each needs, runs of its own.
   int split(const neighborhood_block<T, A>& block, tile_run* runs) const noexcept {
     const span all = {block.first, block.first + block.count};
-    span whole = all;
-    for (int v = 0; v < vectors_; ++v) whole = overlap(whole, full_[v]);
     int used = 0;
-    if (whole.end - whole.begin >= shape::mask_keys)
-      runs[used++] = {{whole.begin - all.begin, whole.end - whole.begin, 0, vectors_}, 0};
-    else
-      whole = {all.end, all.end};
-    for (int v = 0; v < vectors_; ++v)
-      for (const span side : {span{all.begin, whole.begin}, span{whole.end, all.end}}) {
-        const span part = overlap(side, seen_[v]);
-        if (part.begin >= part.end) continue;
-        unsigned masked = 0, whole_pieces = 0;
-        for (int j = part.begin; j < part.end;) {
-          const int piece = (j - all.begin) / shape::mask_keys;
-          const int end = std::min(part.end, all.begin + (piece + 1) * shape::mask_keys);
-          const bool full = full_[v].begin <= j && end <= full_[v].end;
-          (full ? whole_pieces : masked) |= 1u << piece;
-          j = end;
-        }
-        if (whole_pieces == 0) masked = tile_run::everywhere;
-        runs[used++] = {{part.begin - all.begin, part.end - part.begin, v, v + 1}, masked};
+    const auto add = [&](span part, span full, int low, int high) {
+      if (part.begin >= part.end) return;
+      unsigned masked = 0, open = 0;
+      for (int j = part.begin; j < part.end;) {
+        const int piece = (j - all.begin) / shape::mask_keys;
+        const int end = std::min(part.end, all.begin + (piece + 1) * shape::mask_keys);
+        (full.begin <= j && end <= full.end ? open : masked) |= 1u << piece;
+        j = end;
       }
+      runs[used++] = {{part.begin - all.begin, part.end - part.begin, low, high},
+                      open == 0 ? tile_run::everywhere : masked};
+    };
+    for (int low = 0; low < vectors_; low += shape::vectors) {
+      const int high = std::min(low + shape::vectors, vectors_);
+      span common = all, full = all;
+      for (int v = low; v < high; ++v) {
+        common = overlap(common, seen_[v]);
+        full = overlap(full, full_[v]);
+      }
+      if (high - low == shape::vectors && full.begin < full.end)
+        add(common, full, low, high);
+      else
+        common = {all.end, all.end};
+      for (int v = low; v < high; ++v) {
+        add(overlap({all.begin, common.begin}, seen_[v]), full_[v], v, v + 1);
+        add(overlap({common.end, all.end}, seen_[v]), full_[v], v, v + 1);
+      }
+    }
     return used;
   }
 

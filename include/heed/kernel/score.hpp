@@ -299,6 +299,11 @@ bool finish_scores(T* scores, const T* bias, T* total, const T* start, tile_part
   }
   const score_steps<T, A, Mods...> to_logit(chain);
   P lowest(T(0));
+  // A logit far above the reference must show in the sum, and so must NaN.
+  const auto to_weight = [](P& z) {
+    if constexpr (!exp2_saturates<T, A>) z = min(P(T(std::numeric_limits<T>::max_exponent - 2)), z);
+    return z = exp2_bounded<precision::weight>(z);
+  };
   for (int v = part.low; v < part.high; ++v) {
     basic_position<index_pack<T, A>> at = queries_at<T, A>(place, v);
     const P first = P::load_aligned(start + v * shape::width);
@@ -315,17 +320,35 @@ bool finish_scores(T* scores, const T* bias, T* total, const T* start, tile_part
       if (common || !plain) z = fma(z, P(log2_e<T>), first);
       if (!common && masked) z = select(visible<T, A>(mask, at, v), z, P(excluded));
       if (common || weigh) {
-        // A logit far above the reference must show in the sum, and so must NaN.
-        if constexpr (!exp2_saturates<T, A>) z = min(P(T(std::numeric_limits<T>::max_exponent - 2)), z);
-        z = exp2_bounded<precision::weight>(z);
-        reached += z;
+        reached += to_weight(z);
       } else {
         reached = max(z, reached);
       }
       z.store_aligned(here);
     };
     const int end = part.first + part.count;
-    // The common case of a score mod, without the questions that do not arise there.
+    if constexpr (sizeof...(Mods) == 0) {
+      // Weights of products alone, without the questions that do not arise there.
+      if (plain && weigh && !careful && bias == nullptr) {
+        const auto finish_product = [&](int j, auto hides) {
+          T* const here = scores + j * shape::queries + v * shape::width;
+          P z = P::load_aligned(here);
+          if constexpr (hides) {
+            at.kv = place.key + j;
+            z = select(visible<T, A>(mask, at, v), z, P(excluded));
+          }
+          reached += to_weight(z);
+          z.store_aligned(here);
+        };
+        if (masked)
+          for (int j = part.first; j < end; ++j) finish_product(j, std::true_type{});
+        else
+          for (int j = part.first; j < end; ++j) finish_product(j, std::false_type{});
+        reached.store_aligned(total + v * shape::width);
+        continue;
+      }
+    }
+    // The common case of a score mod, in the same way.
     if (sizeof...(Mods) > 0 && weigh && !careful && !masked && bias == nullptr && chain.softcap == 0) {
 #pragma GCC unroll 2
       for (int j = part.first; j < end; ++j) finish(j, std::bool_constant<(sizeof...(Mods) > 0)>{});
