@@ -100,7 +100,7 @@ index_t luong_mlp_backward_scratch_bytes(const std::type_identity_t<view<const T
 /// options       see luong_options
 ///
 /// Legal edges: as luong_dot_forward.
-/// Cost: O(N S A) tanh, which no product of matrices replaces: for the same A some 10 times luong_dot_forward. Scratch
+/// Cost: O(N S A) tanh, which no product of matrices replaces: for A = E some 6 times luong_dot_forward. Scratch
 /// O(A + E) a worker (luong_mlp_forward_scratch_bytes).
 /// Deterministic: bit-equal for any executor and number of threads.
 /// Accuracy: scores to u (A + 8) sum |v_a|, u = 2^-24 (2^-53 for double); the rest as softmax_forward.
@@ -134,7 +134,7 @@ void luong_mlp_forward(std::type_identity_t<view<const element_of_t<Out>, 3>> q,
 /// options         see luong_backward_options
 ///
 /// Legal edges: as luong_dot_forward.
-/// Cost: twice the tanh of forward. Scratch as softmax_backward (luong_mlp_backward_scratch_bytes).
+/// Cost: some 3 times luong_mlp_forward: its tanh twice. Scratch as softmax_backward (luong_mlp_backward_scratch_bytes).
 /// Deterministic: bit-equal for any executor and number of threads.
 /// Accuracy: as softmax_backward; dv_a adds up tasks in double.
 /// Throws heed::invalid_argument before any write: all that luong_mlp_forward throws for, lse missing, extents of out,
