@@ -56,7 +56,7 @@ void add(const std::string& label, const shape& s, index_t window, double work, 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const shape sentences{32, 1, 64, 512}, document{1, 1, 2048, 256};
+  const shape sentences{32, 1, 1, 64, 512}, document{1, 1, 1, 2048, 256};
   for (const shape& s : {sentences, document}) {
     add("dot_forward", s, s.n, 4,
         [](states& p, heed::executor_ref where) { heed::luong_dot_forward(p.h_t, p.h_s, p.out, {.executor = where}); });

@@ -11,8 +11,8 @@
 
 HEED_BEGIN
 
-/// Options of luong_dot_forward and luong_mlp_forward. T: element type of the tensors. An aggregate: name what you need,
-/// in this order.
+/// Options of luong_dot_forward and luong_mlp_forward. T: element type of the tensors. An aggregate: name what you
+/// need, in this order.
 ///
 ///     heed::luong_dot_forward(h_t, h_s, context, {.lengths = source_lengths, .lse = lse});    // global
 ///     heed::luong_dot_forward(h_t, h_s, context, {.reach = 10});                              // local-m
@@ -22,8 +22,8 @@ struct luong_options {
 
   /// [B]: source states that count, the first of each batch entry. Default S.
   sequence_lengths lengths{};
-  /// Given: only the states s with abs(s - t) <= reach are visible at target step t, which stands at the last state once
-  /// there are no more (local-m). Default: all (global).
+  /// Given: only the states s with abs(s - t) <= reach are visible at target step t, which stands at the last state
+  /// once there are no more (local-m). Default: all (global).
   setting<index_t> reach{};
   /// Target step of query 0. For reach.
   index_t first_step = 0;

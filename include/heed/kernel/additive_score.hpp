@@ -33,8 +33,8 @@ struct additive_score {
     }
   }
 
-  /// From gradients [key][lane] by the scores, 0 where a pair takes no part: of queries [A][lane], of keys, rows `pitch`
-  /// apart, and of v. Adds to all three.
+  /// From gradients [key][lane] by the scores, 0 where a pair takes no part: of queries [A][lane], of keys, rows
+  /// `pitch` apart, and of v. Adds to all three.
   template <class U, class A>
   HEED_NOINLINE void differentiate(const T* keys, index_t stride, int count, const T* queries, index_t features,
                                    int low, int high, const T* by_score, T* by_query, T* by_key, index_t key_pitch,

@@ -1,5 +1,5 @@
-// What every operator promises, of dilated windows: excluded keys unread, strides and workers without effect, scratch of
-// the size that is told, messages.
+// What every operator promises, of dilated windows: excluded keys unread, strides and workers without effect, scratch
+// of the size that is told, messages.
 #include "ops/local/dilated.hpp"
 #include "support/allocations.hpp"
 #include "support/catch.hpp"

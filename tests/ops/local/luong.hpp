@@ -70,33 +70,42 @@ struct luong_problem {
 };
 
 template <class A, class S>
-void solve_on(luong_problem<S>& p, heed::executor_ref where = {}) {
-  namespace d = heed::detail;
-  heed::luong_options<S> forward{.first_step = p.how.first_step, .lse = p.lse, .executor = where};
-  heed::luong_backward_options backward{.first_step = p.how.first_step, .executor = where};
+void solve_dot_on(luong_problem<S>& p, heed::luong_options<S> forward, const heed::luong_backward_options& backward) {
+  heed::detail::luong_dot_forward_on<A, S>(p.q, p.h_s, p.out, forward);
+  heed::detail::luong_dot_backward_on<A, S>(p.q, p.h_s, p.out, p.lse, p.dout, p.dq, p.dh_s, backward);
+}
+
+template <class A, class S>
+void solve_mlp_on(luong_problem<S>& p, heed::luong_options<S> forward, const heed::luong_backward_options& backward) {
+  heed::detail::luong_mlp_forward_on<A, S>(p.q, p.k, p.v_a, p.h_s, p.out, forward);
+  heed::detail::luong_mlp_backward_on<A, S>(p.q, p.k, p.v_a, p.h_s, p.out, p.lse, p.dout, p.dq, p.dk, p.dv_a, p.dh_s,
+                                            backward);
+}
+
+template <class A, class S>
+void solve_local_on(luong_problem<S>& p, heed::executor_ref where = {}) {
+  heed::luong_local_options<S> forward{.reach = *p.how.reach, .lse = p.lse, .executor = where};
+  heed::luong_local_backward_options backward{.reach = *p.how.reach, .executor = where};
   if (p.how.padded) forward.lengths = backward.lengths = p.lengths;
-  if (p.how.reach) forward.reach = backward.reach = *p.how.reach;
-  if (p.how.score == luong_score::dot) {
-    d::luong_dot_forward_on<A, S>(p.q, p.h_s, p.out, forward);
-    d::luong_dot_backward_on<A, S>(p.q, p.h_s, p.out, p.lse, p.dout, p.dq, p.dh_s, backward);
-  } else if (p.how.score == luong_score::mlp) {
-    d::luong_mlp_forward_on<A, S>(p.q, p.k, p.v_a, p.h_s, p.out, forward);
-    d::luong_mlp_backward_on<A, S>(p.q, p.k, p.v_a, p.h_s, p.out, p.lse, p.dout, p.dq, p.dk, p.dv_a, p.dh_s, backward);
-  } else {
-    heed::setting<double> sigma;
-    if (p.how.sigma) sigma = *p.how.sigma;
-    d::luong_local_forward_on<A, S>(
-        p.q, p.h_s, p.positions, p.out,
-        {.lengths = forward.lengths, .reach = *p.how.reach, .sigma = sigma, .lse = p.lse, .executor = where});
-    d::luong_local_backward_on<A, S>(
-        p.q, p.h_s, p.positions, p.out, p.lse, p.dout, p.dq, p.dh_s, p.dpositions,
-        {.lengths = forward.lengths, .reach = *p.how.reach, .sigma = sigma, .executor = where});
-  }
+  if (p.how.sigma) forward.sigma = backward.sigma = *p.how.sigma;
+  heed::detail::luong_local_forward_on<A, S>(p.q, p.h_s, p.positions, p.out, forward);
+  heed::detail::luong_local_backward_on<A, S>(p.q, p.h_s, p.positions, p.out, p.lse, p.dout, p.dq, p.dh_s, p.dpositions,
+                                              backward);
 }
 
 template <class S>
 void solve(luong_problem<S>& p, heed::executor_ref where = {}) {
-  solve_on<heed::default_arch, S>(p, where);
+  using A = heed::default_arch;
+  heed::luong_options<S> forward{.first_step = p.how.first_step, .lse = p.lse, .executor = where};
+  heed::luong_backward_options backward{.first_step = p.how.first_step, .executor = where};
+  if (p.how.padded) forward.lengths = backward.lengths = p.lengths;
+  if (p.how.reach) forward.reach = backward.reach = *p.how.reach;
+  if (p.how.score == luong_score::dot)
+    solve_dot_on<A>(p, forward, backward);
+  else if (p.how.score == luong_score::mlp)
+    solve_mlp_on<A>(p, forward, backward);
+  else
+    solve_local_on<A>(p, where);
 }
 
 template <int Rank, class S>

@@ -62,8 +62,8 @@ index_t luong_dot_backward_scratch_bytes(const std::type_identity_t<view<const T
 /// Luong's attention with score dot: out[b,t,:] = sum_s a_ts h_s[b,s,:],  a_t = softmax over visible s of <h_t, h_s>
 ///
 /// No D^-1/2. Keys are the values. Visible are the first options.lengths[b] states; with options.reach = D (local-m) of
-/// these the ones with abs(s - t) <= D around the own step t = i + first_step, which stands at the last state once there
-/// are no more. Score general, h_t^T W_a h_s: pass luong_projection_forward(h_t, W_a) for h_t.
+/// these the ones with abs(s - t) <= D around the own step t = i + first_step, which stands at the last state once
+/// there are no more. Score general, h_t^T W_a h_s: pass luong_projection_forward(h_t, W_a) for h_t.
 ///
 /// h_t  [B,N,D]  target steps
 /// h_s  [B,S,D]  source states

@@ -79,7 +79,8 @@ void luong_local_backward_on(view<const S, 3> h_t, view<const S, 3> h_s, view<co
 
 }  // namespace detail
 
-/// Scratch, in bytes, that luong_local_forward needs for states of `features` numbers: what `options.scratch` must hold.
+/// Scratch, in bytes, that luong_local_forward needs for states of `features` numbers: what `options.scratch` must
+/// hold.
 template <element T, class A = default_arch>
 index_t luong_local_forward_scratch_bytes(index_t features, const executor_ref& executor = {}) {
   return detail::luong_bytes<T, A>(features, features, executor);
@@ -115,8 +116,8 @@ index_t luong_local_backward_scratch_bytes(const std::type_identity_t<view<const
 /// worker (luong_local_forward_scratch_bytes).
 /// Deterministic: bit-equal for any executor and number of threads.
 /// Accuracy: as softmax_forward with scale 1; g to 4 u + u (s - p)^2 / sigma^2.
-/// Throws heed::invalid_argument before any write: all that luong_dot_forward throws for, reach below 1, sigma not above
-/// 0.
+/// Throws heed::invalid_argument before any write: all that luong_dot_forward throws for, reach below 1, sigma not
+/// above 0.
 /// Paper: Luong, Pham, Manning, Effective Approaches to Attention-based Neural Machine Translation, 2015, eq. 9 and 10.
 template <writable<3> Out>
 void luong_local_forward(std::type_identity_t<view<const element_of_t<Out>, 3>> h_t,
@@ -148,8 +149,8 @@ void luong_local_forward(std::type_identity_t<view<const element_of_t<Out>, 3>> 
 /// Cost: 5 / 2 of luong_local_forward. Scratch as softmax_backward (luong_local_backward_scratch_bytes).
 /// Deterministic: bit-equal for any executor and number of threads.
 /// Accuracy: as softmax_backward.
-/// Throws heed::invalid_argument before any write: all that luong_local_forward throws for, lse missing, extents of out,
-/// lse, dout and the gradients that do not fit.
+/// Throws heed::invalid_argument before any write: all that luong_local_forward throws for, lse missing, extents of
+/// out, lse, dout and the gradients that do not fit.
 template <writable<3> DT, writable<3> DS>
 void luong_local_backward(std::type_identity_t<view<const element_of_t<DT>, 3>> h_t,
                           std::type_identity_t<view<const element_of_t<DT>, 3>> h_s,

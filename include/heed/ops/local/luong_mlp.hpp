@@ -95,18 +95,18 @@ index_t luong_mlp_backward_scratch_bytes(const std::type_identity_t<view<const T
 /// k    [B,S,A]  projected source states
 /// v_a  [A]      in the accumulator's type (float; double for double), of any stride
 /// h_s  [B,S,E]  source states
-/// out  [B,N,E]  output; must not overlap an input. Its element type, float, double, bfloat16 or float16, is that of q, k
-///               and h_s. Any outer strides; the last axis contiguous.
+/// out  [B,N,E]  output; must not overlap an input. Its element type, float, double, bfloat16 or float16, is that of
+///               q, k and h_s. Any outer strides; the last axis contiguous.
 /// options       see luong_options
 ///
 /// Legal edges: as luong_dot_forward.
-/// Cost: O(N S A) tanh, which no product of matrices replaces: for the same A some 10 times luong_dot_forward. Scratch
+/// Cost: O(N S A) tanh, which no product of matrices replaces: for A = E some 6 times luong_dot_forward. Scratch
 /// O(A + E) a worker (luong_mlp_forward_scratch_bytes).
 /// Deterministic: bit-equal for any executor and number of threads.
 /// Accuracy: scores to u (A + 8) sum |v_a|, u = 2^-24 (2^-53 for double); the rest as softmax_forward.
 /// Throws heed::invalid_argument before any write: all that luong_dot_forward throws for, v_a of other extents.
-/// Paper: Luong, Pham, Manning, Effective Approaches to Attention-based Neural Machine Translation, 2015, eq. 8 (concat);
-/// Bahdanau, Cho, Bengio, Neural Machine Translation by Jointly Learning to Align and Translate, 2015.
+/// Paper: Luong, Pham, Manning, Effective Approaches to Attention-based Neural Machine Translation, 2015, eq. 8
+/// (concat); Bahdanau, Cho, Bengio, Neural Machine Translation by Jointly Learning to Align and Translate, 2015.
 template <writable<3> Out>
 void luong_mlp_forward(std::type_identity_t<view<const element_of_t<Out>, 3>> q,
                        std::type_identity_t<view<const element_of_t<Out>, 3>> k,
@@ -120,7 +120,8 @@ void luong_mlp_forward(std::type_identity_t<view<const element_of_t<Out>, 3>> q,
                                                   options);
 }
 
-/// Gradients of luong_mlp_forward. With u = tanh(q_t + k_s) and dz_ts the gradient by the score, as in softmax_backward:
+/// Gradients of luong_mlp_forward. With u = tanh(q_t + k_s) and dz_ts the gradient by the score, as in
+/// softmax_backward:
 ///     dq_t = sum_s dz v_a (1 - u^2)   dk_s = sum_t dz v_a (1 - u^2)   dv_a = sum_ts dz u   dh_s = sum_t a_ts dout_t
 ///
 /// q, k, v_a, h_s  what luong_mlp_forward was given
@@ -134,7 +135,8 @@ void luong_mlp_forward(std::type_identity_t<view<const element_of_t<Out>, 3>> q,
 /// options         see luong_backward_options
 ///
 /// Legal edges: as luong_dot_forward.
-/// Cost: twice the tanh of forward. Scratch as softmax_backward (luong_mlp_backward_scratch_bytes).
+/// Cost: some 3 times luong_mlp_forward: its tanh twice. Scratch as softmax_backward
+/// (luong_mlp_backward_scratch_bytes).
 /// Deterministic: bit-equal for any executor and number of threads.
 /// Accuracy: as softmax_backward; dv_a adds up tasks in double.
 /// Throws heed::invalid_argument before any write: all that luong_mlp_forward throws for, lse missing, extents of out,

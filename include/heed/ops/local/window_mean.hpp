@@ -11,8 +11,8 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
-/// out_t = b_t sum over the tokens s of (t - length, t] of a_s x_s, without a subtraction: each window is the end of one
-/// block of `length` tokens and the beginning of the next. What a weight of 0 stands for is not read.
+/// out_t = b_t sum over the tokens s of (t - length, t] of a_s x_s, without a subtraction: each window is the end of
+/// one block of `length` tokens and the beginning of the next. What a weight of 0 stands for is not read.
 ///
 /// The mean has a = mask, b = 1 / count; its gradient runs from the last token to the first with both exchanged.
 template <class S, class A>
