@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Case:
     """One call: q [B,H,N,D] over k, v [B,G,M,D]. mask: full, causal, or window (causal, `window` keys a query).
     form: forward, backward, or step (few queries, many keys). Gated linear attention, whose mask is causal, has gated
-    and gated_step (N tokens after a state)."""
+    and gated_step (N tokens after a state). Swin: N tokens are a square in windows of `window` x `window` tokens, with
+    a table of relative positions."""
 
     dtype: str
     mask: str
@@ -32,6 +33,8 @@ class Case:
 
     @property
     def family(self):
+        if self.form == "swin":
+            return "local"
         return "linear" if self.form.startswith("gated") else "softmax"
 
     @property
@@ -44,6 +47,8 @@ class Case:
         token to a state of D x E numbers and to read it 4 D E."""
         if self.family == "linear":
             return 4 * self.D * self.D * self.N * self.H * self.B
+        if self.form == "swin":
+            return 4 * self.D * self.window**2 * self.N * self.H * self.B
         pairs = self.N * self.M
         if self.causal:
             keys = self.window or self.N
@@ -64,6 +69,8 @@ def all_cases():
               for dtype in ("float32", "bfloat16", "float16") for M in (16384, 65536)]
     cases += [Case("float32", "causal", 1, 8, 8, 4096, D, form="gated") for D in (64, 128)]
     cases += [Case("float32", "causal", 1, 32, 32, 1, 128, form="gated_step")]
+    cases += [Case("float32", "window", B, H, H, side * side, 32, window, form="swin")
+              for B, H, side, window in ((32, 3, 56, 7), (8, 6, 48, 12))]
     return cases
 
 
@@ -81,6 +88,7 @@ class Tensors:
         self.set(q, k, v)
         self.dout = torch.randn(case.B, case.H, case.N, case.D).to(self.dtype) if case.form == "backward" else None
         self.g = self.state = None
+        self.table = torch.randn((2 * case.window - 1)**2, case.H) if case.form == "swin" else None
         if case.family == "linear":
             self.g = torch.nn.functional.logsigmoid(torch.randn(case.B, case.G, case.M, case.D)) / 16
             self.state = torch.randn(case.B, case.G, case.D, case.D) if case.form == "gated_step" else None

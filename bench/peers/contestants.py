@@ -121,7 +121,24 @@ class HeedGated(Heed):
         return joined(self.results)
 
 
-HEED = {kind.family: kind for kind in (HeedSoftmax, HeedGated)}
+class HeedSwin(Heed):
+    family = "local"
+    entry = "swin"
+    forms = ("swin",)
+
+    def __init__(self, case, tensors, threads, heed):
+        self.heed = heed.code
+        self.function = self.heed.heed_peers_swin
+        self.setting = [*(ctypes.c_longlong(n) for n in (case.B, case.H, round(case.N**0.5), case.D, case.window)),
+                        threads]
+        self.out = torch.empty_like(tensors.q)
+        self.tensors = [tensors.q, tensors.k, tensors.v, tensors.table, self.out]
+
+    def output(self):
+        return self.out
+
+
+HEED = {kind.family: kind for kind in (HeedSoftmax, HeedGated, HeedSwin)}
 
 
 # ---- ONNX Runtime
@@ -510,6 +527,53 @@ class TorchGatedCompiled(TorchGated):
     compiled = True
 
 
+class TorchWindows(Torch):
+    """Windows as a batch, there and back, as models make them; the table becomes a bias before anything is timed."""
+
+    family = "local"
+    forms = ("swin",)
+
+    def __init__(self, case, tensors, threads, _):
+        require(case.form in self.forms, f"no {case.form}")
+        self.case, self.side = case, round(case.N**0.5)
+        self.q, self.k, self.v = tensors.q, tensors.k, tensors.v
+        place = torch.arange(case.window**2)
+        y, x = place // case.window, place % case.window
+        row = (y[:, None] - y + case.window - 1) * (2 * case.window - 1) + x[:, None] - x + case.window - 1
+        self.bias = tensors.table[row].permute(2, 0, 1).contiguous()
+
+    def windows(self, x):
+        count, w = self.side // self.case.window, self.case.window
+        return x.view(self.case.B, self.case.H, count, w, count, w, -1).permute(0, 2, 4, 1, 3, 5, 6).reshape(
+            -1, self.case.H, w * w, self.case.D)
+
+    def compute(self):
+        count, w = self.side // self.case.window, self.case.window
+        out = self.attend(*(self.windows(x) for x in (self.q, self.k, self.v)))
+        return out.view(self.case.B, count, count, self.case.H, w, w, -1).permute(0, 3, 1, 4, 2, 5, 6).reshape(
+            self.q.shape)
+
+    def run(self):
+        self.out = self.compute()
+
+    def output(self):
+        return self.out
+
+
+class TorchWindowsMatMul(TorchWindows):
+    entry = "windows: matmul, softmax, matmul"
+
+    def attend(self, q, k, v):
+        return torch.softmax((q * self.case.D**-0.5) @ k.transpose(-1, -2) + self.bias, -1) @ v
+
+
+class TorchWindowsScaledDotProduct(TorchWindows):
+    entry = "windows: scaled_dot_product_attention"
+
+    def attend(self, q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias.expand(q.shape[0], -1, -1, -1))
+
+
 # ---- ggml
 
 
@@ -558,4 +622,5 @@ class Ggml(Contestant):
 PEERS = [OrtMultiHeadAttention, OrtGroupQueryAttention, OrtGroupQueryAttentionCached, OrtStandardAttention,
          OrtStandardAttentionWindow, OrtStandardAttentionMask, OrtContribAttention, OrtMatMul, TorchFlash,
          TorchFlashDirect, TorchMath, TorchFlex, TorchMatMul,
-         OrtLinearAttention, OrtStandardLinearAttention, TorchGated, TorchGatedCompiled, Ggml]
+         OrtLinearAttention, OrtStandardLinearAttention, TorchGated, TorchGatedCompiled, Ggml, TorchWindowsMatMul,
+         TorchWindowsScaledDotProduct]

@@ -1,5 +1,6 @@
 // heed behind a C interface, for run.py: attention on memory of the caller's, and the FMA rate of this machine.
 #include <heed/linear.hpp>
+#include <heed/local.hpp>
 #include <heed/softmax.hpp>
 
 #include "../support/peak.hpp"
@@ -135,6 +136,19 @@ int heed_peers_gated_step(const void* q, const void* k, const void* v, const voi
                             rows<const float>(v, B, G, N, E), rows<const float>(g, B, G, N, D),
                             rows<float>(out, B, H, N, E), rows<float>(state, B, G, D, E),
                             {.executor = executor(threads)});
+  });
+}
+
+/// Window attention of dense float q, k, v, out [B,H,side * side,D], table [(2 window - 1)^2,H].
+int heed_peers_swin(const void* q, const void* k, const void* v, const void* table, void* out, long long B, long long H,
+                    long long side, long long D, long long window, int threads) {
+  return guarded([&] {
+    heed::swin_options<float> options{.tokens = heed::token_grid{side, side}, .window = {window, window}};
+    options.table = heed::view<const float, 2>(static_cast<const float*>(table),
+                                               {(2 * window - 1) * (2 * window - 1), H});
+    options.executor = executor(threads);
+    heed::swin_forward(rows<const float>(q, B, H, side * side, D), rows<const float>(k, B, H, side * side, D),
+                       rows<const float>(v, B, H, side * side, D), rows<float>(out, B, H, side * side, D), options);
   });
 }
 

@@ -68,8 +68,7 @@ class swin_forward_run {
   index_t worker_bytes() const noexcept { return round_up(workspace(nullptr, call_).memory.used(), cache_line); }
 
   /// Adds the rows of a window: queries, keys, values.
-  void call_window(prefetcher& ahead, const window_tokens& window, index_t b, index_t h,
-                   const view<S, 4>& out) const noexcept {
+  void call_window(prefetcher& ahead, const window_tokens& window, index_t b, index_t h) const noexcept {
     const index_t count = call_.grid.tokens_of(window.of_class), g = h / call_.heads_of_kv();
     for (index_t first = 0, last = 0; first < count; first = last) {
       const index_t token = window.queries[first];
