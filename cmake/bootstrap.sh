@@ -135,6 +135,10 @@ test_everything() {
   need_common
   need catch2 /usr/include/catch2
   need libbenchmark-dev /usr/include/benchmark/benchmark.h
+  need libopenmpi-dev mpic++.openmpi
+  need openmpi-bin mpirun.openmpi
+  need libmpich-dev mpicxx.mpich
+  need mpich mpirun.mpich
   need_model
   need clang-19 clang++-19
   need libomp-19-dev /usr/lib/llvm-19/lib/libomp.so
@@ -152,7 +156,7 @@ test_everything() {
   # change: the foundations, and of each operator the grid of shapes and the handling of memory, with instruction sets
   # that kernels can tell apart.
   # Of the linear family it takes one test a form: all of them would take ten minutes more. The presets build them all.
-  whole='^(core|simd|kernel|mod|golden|interop|reference|layers)/|^ops/(softmax|cache|position)/'
+  whole='^(core|simd|kernel|mod|golden|interop|reference|layers|mpi)/|^ops/(softmax|cache|position)/'
   whole="$whole|^ops/linear/(golden|gated_(forward|backward|step)|gated_slot_(forward|backward|step)|slot_gates|slopes)_test"
   suite native "-DHEED_TEST_FILTER=$whole" -DHEED_MINILM_DIR=build/models/all-MiniLM-L6-v2 -DCMAKE_CXX_FLAGS_RELEASE=-O1
   part='^(core|simd|kernel|mod)/|/(grid|poison|packed|backward_packed|rotary)_test'
