@@ -156,7 +156,7 @@ test_everything() {
   # change: the foundations, and of each operator the grid of shapes and the handling of memory, with instruction sets
   # that kernels can tell apart.
   # Of the linear family it takes one test a form: all of them would take ten minutes more. The presets build them all.
-  whole='^(core|simd|kernel|mod|golden|interop|reference|layers|mpi)/|^ops/(softmax|cache|position)/'
+  whole='^(core|simd|kernel|mod|golden|interop|reference|layers|mpi)/|^ops/(softmax|cache|position|ring)/'
   whole="$whole|^ops/linear/(golden|gated_(forward|backward|step)|gated_slot_(forward|backward|step)|slot_gates|slopes)_test"
   suite native "-DHEED_TEST_FILTER=$whole" -DHEED_MINILM_DIR=build/models/all-MiniLM-L6-v2 -DCMAKE_CXX_FLAGS_RELEASE=-O1
   part='^(core|simd|kernel|mod)/|/(grid|poison|packed|backward_packed|rotary)_test'

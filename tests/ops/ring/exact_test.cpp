@@ -91,7 +91,7 @@ TEST_CASE("one rank gives the bits of softmax_forward and softmax_backward, and 
   }
 }
 
-TEST_CASE("keys that no query sees may hold anything") {
+TEST_CASE("keys of other ranks that no query sees may hold anything") {
   // Of 60 keys the first 20 are within reach of the 30 queries at 0.
   const softmax_test::shape s{1, 2, 1, 20, 60, 5, 3};
   for (const deal how : all_deals) {

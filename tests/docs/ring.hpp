@@ -1,0 +1,18 @@
+#include <heed/ring.hpp>
+
+#include <vector>
+
+struct key_file {
+  bool next();
+  heed::view<const float, 4> keys(), values();
+};
+
+extern heed::in_process_transport& ranks;
+extern heed::index_t N;
+extern int rank;
+extern heed::token_layout layout;
+extern heed::tensor<float, 4> q, k, v, out, dout, dq, dk, dv, all_q, all_out;
+extern heed::tensor<float, 3> lse;
+extern std::vector<heed::tensor<float, 4>> part_of_q, part_of_k, part_of_v, part_of_out;
+extern key_file file;
+bool cancelled(heed::index_t keys);
