@@ -25,7 +25,7 @@ Attention of every token to all before it, over a sequence that no rank has in w
 hidden in it.
 
   --tokens N        length of the sequence, 1024 to 1048576 (default: 65536)
-  --layout NAME     how ranks share it: striped, zigzag or contiguous (default: striped)
+  --layout NAME     how ranks share it: zigzag, striped or contiguous (default: zigzag)
   --window W        tokens that a token looks back; 0: all (default: 0)
   --ranks P         without mpirun: threads that stand for ranks, 1 to 64 (default: 4)
   --help            print this
@@ -66,7 +66,7 @@ arguments read_arguments(int count, char** given) {
     } else if (option == "--layout") {
       a.search.layout = value();
       if (a.search.layout != "striped" && a.search.layout != "zigzag" && a.search.layout != "contiguous")
-        throw usage_error("--layout needs striped, zigzag or contiguous, not '" + a.search.layout + "'");
+        throw usage_error("--layout needs zigzag, striped or contiguous, not '" + a.search.layout + "'");
     } else if (option == "--window") {
       a.search.window = whole_number(option, value(), 0, 1 << 20);
     } else if (option == "--ranks") {
@@ -92,7 +92,7 @@ bool run(Ranks& ranks, const settings& s, const heed::executor_ref& executor, co
   const outcome o = search(ranks, s, executor, [&](int step) {
     if (!shows) return;
     const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
-    std::printf("%7.1f s  keys of rank 0 leave for rank %d, step %d of %d\n", time.count(), step % P, step, P - 1);
+    std::printf("%7.1f s  step %d of %d, and the next keys on their way\n", time.count(), step, P);
     std::fflush(stdout);
   });
 

@@ -15,14 +15,14 @@ namespace long_context {
 
 struct settings {
   index_t tokens = 65536;
-  std::string layout = "striped";
+  std::string layout = "zigzag";
   index_t window = 0;  // tokens that a query looks back; 0: all
 };
 
 inline heed::token_layout layout_of(const settings& s, int ranks) {
   if (s.layout == "contiguous") return heed::contiguous_layout(s.tokens, ranks);
-  if (s.layout == "zigzag") return heed::zigzag_layout(s.tokens, ranks);
-  return heed::striped_layout(s.tokens, ranks);
+  if (s.layout == "striped") return heed::striped_layout(s.tokens, ranks);
+  return heed::zigzag_layout(s.tokens, ranks);
 }
 
 /// Pairs of a query and a key that it sees.
