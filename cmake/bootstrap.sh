@@ -148,6 +148,10 @@ test_everything() {
   need_common
   need catch2 /usr/include/catch2
   need libbenchmark-dev /usr/include/benchmark/benchmark.h
+  need libopenmpi-dev mpic++.openmpi
+  need openmpi-bin mpirun.openmpi
+  need libmpich-dev mpicxx.mpich
+  need mpich mpirun.mpich
   need_model
   need clang-19 clang++-19
   need libomp-19-dev /usr/lib/llvm-19/lib/libomp.so
@@ -164,7 +168,7 @@ test_everything() {
   # is built with -O1, which takes half the time of -O3. The others repeat the part of it that their compiler or flags may
   # change: the foundations, and of each operator the grid of shapes and the handling of memory, with instruction sets
   # that kernels can tell apart, or the one that they are about.
-  whole='^(core|simd|kernel|mod|golden|interop|reference|layers|ops)/'
+  whole='^(core|simd|kernel|mod|golden|interop|reference|layers|mpi|ops)/'
   suite native "-DHEED_TEST_FILTER=$whole" -DHEED_MINILM_DIR=build/models/all-MiniLM-L6-v2 -DCMAKE_CXX_FLAGS_RELEASE=-O1
   part='^(core|simd|kernel|mod)/|/(grid|poison|packed|backward_packed|rotary)_test'
   lean="-DHEED_BUILD_BENCH=OFF -DHEED_BUILD_EXAMPLES=OFF -DHEED_TEST_GRID=small -DHEED_TEST_ARCHES=distinct"

@@ -8,4 +8,7 @@ execute_process(
           "-DHEED_SOURCE_DIR=${HEED_SOURCE_DIR}" "-DHEED_VERSION=${HEED_VERSION}" "-DCMAKE_PREFIX_PATH=${PREFIX}"
           COMMAND_ERROR_IS_FATAL ANY)
 execute_process(COMMAND "${CMAKE_COMMAND}" --build "${BINARY}" COMMAND_ERROR_IS_FATAL ANY)
-execute_process(COMMAND "${BINARY}/program" COMMAND_ERROR_IS_FATAL ANY)
+file(GLOB programs "${BINARY}/program" "${BINARY}/*_program")
+foreach(program IN LISTS programs)
+  execute_process(COMMAND "${program}" COMMAND_ERROR_IS_FATAL ANY)
+endforeach()
