@@ -13,6 +13,8 @@ extern int rank;
 extern heed::token_layout layout;
 extern heed::tensor<float, 4> q, k, v, out, dout, dq, dk, dv, all_q, all_out;
 extern heed::tensor<float, 3> lse;
+extern heed::tensor<float, 4> gates, state, writes, slot_gates;
+extern heed::tensor<float, 1> slopes;
 extern std::vector<heed::tensor<float, 4>> part_of_q, part_of_k, part_of_v, part_of_out;
 extern key_file file;
 bool cancelled(heed::index_t keys);
