@@ -103,10 +103,12 @@ class neighborhood_cut {
   /// Sizes whose product is a vector, and for which vectors and the keys they need make the fewest pairs.
   static void choose_boxes(neighborhood_side (&sides)[3]) noexcept {
     double least = std::numeric_limits<double>::infinity();
-    int best[3] = {1, 1, shape::width};
+    int best[3] = {shape::width, 1, 1};
     for (int a = 1; a <= shape::width; a *= 2)
       for (int b = 1; a * b <= shape::width; b *= 2) {
         const int boxes[3] = {a, b, shape::width / (a * b)};
+        // Some other axis has room for what an axis of one token has not.
+        if ((b > 1 && sides[1].line.length() == 1) || (boxes[2] > 1 && sides[2].line.length() == 1)) continue;
         double pairs = 1;
         for (int axis = 0; axis < 3; ++axis) pairs *= keys_needed(sides[axis].line, boxes[axis]);
         if (pairs >= least) continue;
