@@ -1,7 +1,7 @@
-/// Attention over several ranks, and over keys that arrive block by block, with the mods it takes.
+/// Attention over several ranks, and over keys that arrive block by block, with the mods it takes. Ranks that are threads
+/// of one process are in heed/core/in_process.hpp.
 #pragma once
 
-#include <heed/core/in_process.hpp>
 #include <heed/core/tensor.hpp>
 #include <heed/core/token_layout.hpp>
 #include <heed/core/transport.hpp>
