@@ -1,5 +1,4 @@
-/// Attention over several ranks, and over keys that arrive block by block, with the mods it takes. Ranks that are threads
-/// of one process are in heed/core/in_process.hpp.
+/// Attention over several ranks, and over keys that arrive block by block, with the mods it takes.
 #pragma once
 
 #include <heed/core/tensor.hpp>
