@@ -4,6 +4,7 @@
 ///     bench_ring [tokens] [samples] [tokens block by block]      16384 tokens, 7 samples, 1048576
 ///
 /// Ratios of times are those of the best sample of each side, and of pairs of neighbouring samples in the middle.
+#include <heed/core/in_process.hpp>
 #include <heed/ring.hpp>
 #include <heed/softmax.hpp>
 

@@ -2,7 +2,6 @@
 /// several ranks.
 #pragma once
 
-#include <heed/core/in_process.hpp>
 #include <heed/core/tensor.hpp>
 #include <heed/core/token_layout.hpp>
 #include <heed/core/transport.hpp>

@@ -1,4 +1,5 @@
 // expected: heed::ring_forward: mods are at most one mask(position) -> bool, and score_mod(score, position) -> score
+#include <heed/core/in_process.hpp>
 #include <heed/ring.hpp>
 
 void call(heed::in_process_transport& ranks, heed::view<float, 4> q, heed::view<float, 4> k, heed::view<float, 4> v,

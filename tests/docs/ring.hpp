@@ -1,3 +1,4 @@
+#include <heed/core/in_process.hpp>
 #include <heed/ring.hpp>
 
 #include <vector>

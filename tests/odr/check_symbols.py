@@ -4,7 +4,7 @@
 
 Weak symbols of one name are merged by the linker, which keeps whichever it meets first. What was compiled for different
 machines must therefore not share a name. Excepted is what must be shared, so that an exception thrown by one part of a
-program is caught by another: the type information of the exception class, and with it its virtual table and the
+program is caught by another: the type information of the exception classes, and with it their virtual tables and the
 constructors and destructors, which do nothing but call the standard library's.
 """
 
@@ -13,7 +13,8 @@ import re
 import subprocess
 import sys
 
-SHARED = re.compile(r"^_ZT[ISV]N4heed2v016invalid_argumentE$|^_ZN4heed2v016invalid_argument[CD][I0-2]")
+EXCEPTION = r"N4heed2v0(16invalid_argument|15transport_error)"
+SHARED = re.compile(rf"^(DW\.ref\.)?_ZT[ISV]{EXCEPTION}E$|^_Z{EXCEPTION}[CD][I0-2]")
 
 
 def weak_symbols(nm, archive):

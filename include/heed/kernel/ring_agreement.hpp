@@ -29,7 +29,7 @@ class fingerprint {
   std::uint64_t value_ = 0xcbf29ce484222325u;
 };
 
-inline std::uint64_t fingerprint_of(const token_layout& layout) noexcept {
+HEED_COLD inline std::uint64_t fingerprint_of(const token_layout& layout) noexcept {
   fingerprint print;
   print.add(static_cast<std::uint64_t>(layout.how()));
   print.add(static_cast<std::uint64_t>(layout.tokens()));
@@ -63,7 +63,7 @@ struct ring_fact {
 /// heed::invalid_argument on some rank, or facts differ, all ranks throw heed::invalid_argument, and the transport is as
 /// good as before.
 template <int Count, class Transport, class StateFacts>
-int agree(const checker& check, Transport& ranks, const StateFacts& state_facts) {
+HEED_COLD int agree(const checker& check, Transport& ranks, const StateFacts& state_facts) {
   ring_fact facts[Count] = {};
   std::uint64_t told[2 * Count + 2] = {};
   const auto state = [&] {

@@ -32,8 +32,8 @@ struct ring_forward_memory {
 };
 
 template <class A, class S>
-index_t ring_forward_bytes(const ring_plan& plan, const view<const S, 4>& q, index_t groups, index_t e, bool bias,
-                           const executor_ref& where) noexcept {
+HEED_COLD index_t ring_forward_bytes(const ring_plan& plan, const view<const S, 4>& q, index_t groups, index_t e,
+                                     bool bias, const executor_ref& where) noexcept {
   scratch_cursor count(nullptr);
   ring_forward_memory<S, A>(count, plan, q, groups, e, bias, where);
   return scratch_total(count.used(), 1);
@@ -41,10 +41,10 @@ index_t ring_forward_bytes(const ring_plan& plan, const view<const S, 4>& q, ind
 
 /// `last`: the last step in which any rank may see a key.
 template <class A, class S, class Transport, class Mask, class... Mods>
-void run_ring_forward(const checker& check, Transport& ranks, const ring_plan& plan, int last,
-                      const softmax_rows<S>& rows, const view<const S, 4>& k, const view<const S, 4>& v,
-                      const windowed<Mask>& mask, const score_chain<Mods...>& chain, scratch_view scratch,
-                      const executor_ref& where, int tag) {
+HEED_COLD void run_ring_forward(const checker& check, Transport& ranks, const ring_plan& plan, int last,
+                                const softmax_rows<S>& rows, const view<const S, 4>& k, const view<const S, 4>& v,
+                                const windowed<Mask>& mask, const score_chain<Mods...>& chain, scratch_view scratch,
+                                const executor_ref& where, int tag) {
   using T = accumulator_t<S>;
   const index_t batch = rows.q.extent(0), heads = rows.q.extent(1);
   const index_t groups = k.extent(1), d = rows.q.extent(3), e = rows.out.extent(3);

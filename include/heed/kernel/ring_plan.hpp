@@ -1,13 +1,13 @@
 /// The schedule of a ring: whose keys a rank works on in each step, where its rows stand, and which steps there are.
 #pragma once
 
+#include <heed/core/scratch.hpp>
 #include <heed/core/token_layout.hpp>
 #include <heed/core/transport.hpp>
 #include <heed/kernel/placed_mods.hpp>
 #include <heed/kernel/softmax_rows.hpp>
 
 #include <algorithm>
-#include <thread>
 
 HEED_ARCH_BEGIN
 namespace detail {
@@ -53,7 +53,8 @@ void for_position_ranges(const token_layout& layout, int rank, index_t offset, c
 
 /// Whether a mask tells that the queries of this rank see no key of rank `source`.
 template <class Mask>
-bool sees_nothing_of(const ring_plan& plan, int source, const windowed<Mask>& mask, index_t batch, index_t heads) {
+HEED_COLD bool sees_nothing_of(const ring_plan& plan, int source, const windowed<Mask>& mask, index_t batch,
+                               index_t heads) {
   bool nothing = true;
   for_position_ranges(plan.queries, plan.rank, plan.q_offset, [&](int q0, int q1) {
     for_position_ranges(plan.keys, source, plan.kv_offset, [&](int k0, int k1) {
@@ -67,14 +68,14 @@ bool sees_nothing_of(const ring_plan& plan, int source, const windowed<Mask>& ma
 
 /// The last step in which this rank may see a key.
 template <class Mask>
-int last_step_of(const ring_plan& plan, const windowed<Mask>& mask, index_t batch, index_t heads) {
+HEED_COLD int last_step_of(const ring_plan& plan, const windowed<Mask>& mask, index_t batch, index_t heads) {
   int step = plan.ranks() - 1;
   while (step > 0 && sees_nothing_of(plan, plan.source(step), mask, batch, heads)) --step;
   return step;
 }
 
 /// Numbers of the tokens of a rank, plus `offset`, and the padding that placed mods read.
-inline void list_tokens(const token_layout& layout, int rank, index_t offset, std::int32_t* to) noexcept {
+HEED_COLD inline void list_tokens(const token_layout& layout, int rank, index_t offset, std::int32_t* to) noexcept {
   const index_t count = layout.count(rank);
   for (index_t i = 0; i < count; ++i) to[i] = static_cast<std::int32_t>(layout.token(rank, i) + offset);
   std::fill_n(to + count, position_padding, count > 0 ? to[count - 1] : 0);
@@ -99,7 +100,7 @@ struct key_value_shard {
 
 /// Copies [B,G,m,D], rows of any stride.
 template <class S>
-void copy_rows(const view<const S, 4>& from, const view<S, 4>& to) noexcept {
+HEED_COLD void copy_rows(const view<const S, 4>& from, const view<S, 4>& to) noexcept {
   for (index_t b = 0; b < to.extent(0); ++b)
     for (index_t g = 0; g < to.extent(1); ++g)
       for (index_t i = 0; i < to.extent(2); ++i) std::copy_n(&from(b, g, i, 0), to.extent(3), &to(b, g, i, 0));
@@ -109,7 +110,7 @@ void copy_rows(const view<const S, 4>& from, const view<S, 4>& to) noexcept {
 template <class Transport>
 class transport_watch {
  public:
-  explicit transport_watch(Transport& ranks) noexcept : ranks_(ranks), owner_(std::this_thread::get_id()) {}
+  explicit transport_watch(Transport& ranks) noexcept : ranks_(ranks), owner_(&thread_scratch::mine()) {}
   transport_watch(const transport_watch&) = delete;
   transport_watch& operator=(const transport_watch&) = delete;
 
@@ -121,12 +122,12 @@ class transport_watch {
   static constexpr int tiles_between = 8;
 
   void look() {
-    if (std::this_thread::get_id() != owner_ || ++looks_ % tiles_between != 0) return;
+    if (&thread_scratch::mine() != owner_ || ++looks_ % tiles_between != 0) return;
     ranks_.poll();
   }
 
   Transport& ranks_;
-  std::thread::id owner_;
+  const thread_scratch* owner_;  // which each thread has one of
   unsigned looks_ = 0;
 };
 

@@ -43,7 +43,7 @@ struct softmax_state_memory {
   T* outputs;
   T* references;
   T* sums;
-  scratch_view work;
+  scratch_view work{nullptr, 0};
 };
 
 /// Queries whose tiles start from states and leave states. `out` and `lse` are what finish_softmax writes.

@@ -104,8 +104,8 @@ blockwise_status blockwise_forward_on(view<const S, 4> q, Blocks& blocks, view<S
 /// that were read. What the callables throw passes through, and leaves out and lse unspecified.
 ///
 /// Blocks that lie outside the windows and masks of some queries cost these queries nothing: a million tokens with a
-/// window of 4096 cost what the window holds. Larger blocks save time (states of queries come and go once a block), some
-/// thousand keys are enough.
+/// window of 4096 cost what the window holds. Larger blocks save time, as states of queries come and go once a block:
+/// with a window, take several times its length.
 ///
 /// Legal edges: no blocks, blocks of no keys, N = 0, rows that see nothing (out = 0, lse = -inf).
 /// Cost: that of softmax_forward, and 2 (E + 2) numbers moved a query for each block that it sees. Scratch: 2
