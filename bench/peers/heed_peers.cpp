@@ -144,8 +144,8 @@ int heed_peers_swin(const void* q, const void* k, const void* v, const void* tab
                     long long side, long long D, long long window, int threads) {
   return guarded([&] {
     heed::swin_options<float> options{.tokens = heed::token_grid{side, side}, .window = {window, window}};
-    options.table = heed::view<const float, 2>(static_cast<const float*>(table),
-                                               {(2 * window - 1) * (2 * window - 1), H});
+    options.table =
+        heed::view<const float, 2>(static_cast<const float*>(table), {(2 * window - 1) * (2 * window - 1), H});
     options.executor = executor(threads);
     heed::swin_forward(rows<const float>(q, B, H, side * side, D), rows<const float>(k, B, H, side * side, D),
                        rows<const float>(v, B, H, side * side, D), rows<float>(out, B, H, side * side, D), options);

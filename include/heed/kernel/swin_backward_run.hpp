@@ -4,6 +4,7 @@
 
 #include <heed/core/error.hpp>
 #include <heed/core/executor.hpp>
+#include <heed/kernel/chunk_rows.hpp>
 #include <heed/kernel/gradient_rows.hpp>
 #include <heed/kernel/gradient_tile.hpp>
 #include <heed/kernel/mods.hpp>
@@ -23,6 +24,17 @@ struct swin_gradients {
   view<S, 2> dtable;          // as the table, or empty
   view<S, 2> dk_pad, dv_pad;  // [G,D], [G,E], or empty
 };
+
+/// to[i] = rows[i], in the type of the sums.
+template <class T, class A, class S>
+void gather_rows(const listed_rows<const S>& rows, int count, index_t features, row_span<T> to) noexcept {
+  for (int i = 0; i < count; ++i) convert_row<T, A>(rows[i], to[i], features);
+}
+/// rows[i] = from[i]
+template <class A, class T, class S>
+void scatter_rows(row_span<const T> from, int count, index_t features, const listed_rows<S>& rows) noexcept {
+  for (int i = 0; i < count; ++i) store_rows<A>(from.from(i), row_span<S>{rows[i], 0}, 1, features);
+}
 
 template <class A, class S>
 class swin_backward_run {

@@ -1,7 +1,6 @@
 /// What both passes of window attention are made of: the rows of a window, its bias, and how a call is cut.
 #pragma once
 
-#include <heed/kernel/chunk_rows.hpp>
 #include <heed/kernel/key_block.hpp>
 #include <heed/kernel/window_grid.hpp>
 
@@ -154,17 +153,6 @@ struct window_tokens {
 template <class S>
 listed_rows<S> rows_of(const view<S, 4>& tensor, index_t b, index_t h, const index_t* tokens) noexcept {
   return {&tensor(b, h, 0, 0), tensor.stride(2), tokens};
-}
-
-/// to[i] = rows[i], in the type of the sums.
-template <class T, class A, class S>
-void gather_rows(const listed_rows<const S>& rows, int count, index_t features, row_span<T> to) noexcept {
-  for (int i = 0; i < count; ++i) convert_row<T, A>(rows[i], to[i], features);
-}
-/// rows[i] = from[i]
-template <class A, class T, class S>
-void scatter_rows(row_span<const T> from, int count, index_t features, const listed_rows<S>& rows) noexcept {
-  for (int i = 0; i < count; ++i) store_rows<A>(from.from(i), row_span<S>{rows[i], 0}, 1, features);
 }
 
 /// Keys and values of one head of a window, tokens and missing places.
