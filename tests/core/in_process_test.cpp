@@ -4,7 +4,7 @@
 #include <heed/core/in_process.hpp>
 #include <heed/core/tensor.hpp>
 
-#include <chrono>
+#include <atomic>
 #include <stdexcept>
 #include <string>
 
@@ -33,7 +33,7 @@ std::string error_of(const Call& call) {
 
 TEST_CASE("messages of one kind arrive in order, whoever posts first, and kinds do not mix") {
   in_process_group group(2, 60);
-  bool right = true;
+  std::atomic<bool> right = true;
   group.run([&](in_process_transport& ranks) {
     const int other = 1 - ranks.rank();
     int sent[6], got[6] = {};
@@ -49,7 +49,8 @@ TEST_CASE("messages of one kind arrive in order, whoever posts first, and kinds 
     if (ranks.rank() == 0) ranks.barrier();
     ranks.wait_all({in, {6}});
     ranks.wait_all({out, {6}});
-    for (int i = 0; i < 6; ++i) right = right && got[i] == 10 * other + i;
+    for (int i = 0; i < 6; ++i)
+      if (got[i] != 10 * other + i) right = false;
   });
   CHECK(right);
 }
@@ -110,7 +111,7 @@ TEST_CASE("reductions give all ranks the same bits, in the order of ranks") {
   const float parts[5] = {1e8f, 1, -1e8f, 3, 0.1f};
   float expected = parts[0];
   for (int r = 1; r < 5; ++r) expected += parts[r];
-  bool right = true;
+  std::atomic<bool> right = true;
   for (int round = 0; round < 20; ++round)
     group.run([&](in_process_transport& ranks) {
       const auto r = static_cast<std::uint64_t>(ranks.rank());
@@ -121,7 +122,7 @@ TEST_CASE("reductions give all ranks the same bits, in the order of ranks") {
       ranks.allreduce_sum(heed::view<double, 1>(&y, {1}));
       ranks.allreduce_max({most, {2}});
       ranks.barrier();
-      right = right && x[0] == expected && x[1] == 5 && y == 2.5 && most[0] == 4 && ~most[1] == 0;
+      if (x[0] != expected || x[1] != 5 || y != 2.5 || most[0] != 4 || ~most[1] != 0) right = false;
     });
   CHECK(right);
 }

@@ -67,6 +67,7 @@ template <class S>
 double error_of_blocks(const shape& s, index_t rows, blockwise_options<S> options) {
   problem<S> p(s, 9);
   options.lse = p.lse;
+  options.executor = heed::serial();
   stream<S> blocks(p, rows);
   if (heed::blockwise_forward(p.q, blocks, p.out, options) != blockwise_status::finished) return 1e9;
   return worst_error(p, reference::softmax<S>(p.q, p.k, p.v, arguments_of<S>(whole_options(options))));
