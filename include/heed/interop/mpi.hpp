@@ -75,7 +75,7 @@ struct mpi_message {
 ///     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &level);
 ///     {
 ///       heed::mpi_transport ranks(MPI_COMM_WORLD);
-///       heed::ring_forward(ranks, q, k, v, out, {.q_layout = ..., .kv_layout = ...}, heed::causal{});
+///       heed::ring_forward(ranks, q, k, v, out, {.layout = heed::zigzag_layout(N, ranks.size())}, heed::causal{});
 ///     }
 ///     MPI_Finalize();
 ///
@@ -151,6 +151,14 @@ class mpi_transport {
   /// Seconds that a rank which ends the program anyway gives others to take its messages, so that it can say why.
   static constexpr double last_wait = 10;
 
+  struct receive {
+    detail::mpi_message* message;
+  };
+  /// Messages of MPI between this rank and another.
+  struct traffic {
+    std::int64_t messages = 0, notices = 0;
+  };
+
   static bool mpi_is_there() noexcept {
     int initialized = 0, finalized = 0;
     MPI_Initialized(&initialized);
@@ -195,15 +203,8 @@ class mpi_transport {
   mpi_failure on_failure_;
   double patience_;
   index_t piece_bytes_;
-  bool collective_pending_ = false;  // for ever: its ranks failed
-  int exceptions_;
-  struct receive {
-    detail::mpi_message* message;
-  };
-  /// Messages of MPI between this rank and another.
-  struct traffic {
-    std::int64_t messages = 0, notices = 0;
-  };
+  int exceptions_;                                         // in flight when this was made
+  bool collective_pending_ = false;                        // for ever, after a failure
   std::unique_ptr<traffic[]> sent_, received_, expected_;  // [size]
   std::vector<receive> unmatched_;                         // in the order of their posts
   std::vector<detail::mpi_message::piece> notices_;        // of this rank's failure, one a rank
@@ -344,7 +345,7 @@ void mpi_transport::wait_until(const char* call, int peer, const Done& done, con
     listen(call);
     if (is_over(start, patience_))
       give_up(call, peer, detail::text("nothing for %g seconds: %s", patience_, what().c_str()).c_str());
-    // Ranks may be more than processors.
+    // Ranks may outnumber processors.
     std::this_thread::yield();
   }
 }
