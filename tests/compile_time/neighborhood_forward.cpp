@@ -1,4 +1,4 @@
-#include <heed/local.hpp>
+#include <heed/ops/local/neighborhood_forward.hpp>
 
 void call(heed::view<const float, 4> q, heed::view<const float, 4> k, heed::view<const float, 4> v,
           heed::view<float, 4> out) {

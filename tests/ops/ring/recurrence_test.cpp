@@ -10,6 +10,7 @@
 #include <heed/ops/ring/gated_slot_forward.hpp>
 #include <heed/ops/ring/lightning_forward.hpp>
 
+#include <mutex>
 #include <numeric>
 
 using namespace linear_test;
@@ -35,6 +36,15 @@ void on_every_rank(const parts& cut, const F& f) {
     const index_t end = begin + cut[static_cast<std::size_t>(ranks.rank())];
     f(ranks, [=](auto& tensor) { return tensor.all().slice(2, begin, end); });
   });
+}
+
+/// As support::check_refusal, from several threads: Catch2 takes one assertion at a time.
+template <class Call>
+void check_refusal(const char* operation, const std::vector<std::string>& expected, const Call& call) {
+  static std::mutex assertions;
+  const std::string said = support::message_of(call);
+  const std::lock_guard<std::mutex> lock(assertions);
+  support::check_refusal(operation, expected, [&] { throw heed::invalid_argument(said.c_str()); });
 }
 
 const std::vector<parts> cuts = {{9}, {3, 6}, {0, 5, 4}, {1, 1, 0, 7, 1}, {70, 5, 64, 2}, {2, 0, 0, 0, 0, 0, 9, 3}};
@@ -152,7 +162,7 @@ TEST_CASE("Recurrences over ranks work in the memory they are lent") {
         heed::ring_gated_linear_forward_scratch_bytes<float>(ranks, part(p.q), part(p.k), part(p.v), own);
     std::vector<std::byte> memory(static_cast<std::size_t>(bytes));
     own.scratch = {memory.data(), bytes - 1};
-    support::check_refusal("ring_gated_linear_forward", {"options.scratch"}, [&] {
+    check_refusal("ring_gated_linear_forward", {"options.scratch"}, [&] {
       heed::ring_gated_linear_forward(ranks, part(p.q), part(p.k), part(p.v), part(p.token_gates), part(p.out), own);
     });
     own.scratch.bytes = bytes;
@@ -179,7 +189,7 @@ TEST_CASE("Recurrences over ranks refuse what does not fit, on all ranks") {
     const auto refused = [&](std::vector<std::string> of_first, std::vector<std::string> of_second,
                              const ring_recurrence_options<float>& first,
                              const ring_recurrence_options<float>& second) {
-      support::check_refusal("ring_gated_linear_forward", ranks.rank() == 0 ? of_first : of_second, [&] {
+      check_refusal("ring_gated_linear_forward", ranks.rank() == 0 ? of_first : of_second, [&] {
         heed::ring_gated_linear_forward(ranks, part(p.q), part(p.k), part(p.v), part(p.feature_gates), part(p.out),
                                         ranks.rank() == 0 ? first : second);
       });
@@ -188,15 +198,15 @@ TEST_CASE("Recurrences over ranks refuse what does not fit, on all ranks") {
     refused({"options.scale"}, {"options.scale"}, {}, {.scale = 2.0});
     refused({"another rank"}, {"options.initial_state", "rank 0"}, {}, {.initial_state = p.initial_state});
     refused({"options.tag"}, {"another rank"}, {.tag = -1}, {});
-    support::check_refusal("ring_gated_linear_forward", {"k", "n, as q"}, [&] {
+    check_refusal("ring_gated_linear_forward", {"k", "n, as q"}, [&] {
       heed::ring_gated_linear_forward(ranks, part(p.q).slice(2, 0, 2), part(p.k), part(p.v), part(p.feature_gates),
                                       part(p.out).slice(2, 0, 2), {});
     });
-    support::check_refusal("ring_lightning_forward", {"the same on all ranks"}, [&] {
+    check_refusal("ring_lightning_forward", {"the same on all ranks"}, [&] {
       heed::ring_lightning_forward(ranks, part(p.q), part(p.k), part(p.v), ranks.rank() == 0 ? slopes : others,
                                    part(p.out), {});
     });
-    support::check_refusal("ring_gated_slot_forward", {"options.final_values"}, [&] {
+    check_refusal("ring_gated_slot_forward", {"options.final_values"}, [&] {
       heed::ring_gated_slot_forward(ranks, part(slots.q), part(slots.k), part(slots.v), part(slots.s), part(slots.g),
                                     part(slots.out), {.final_keys = slots.final_keys});
     });
