@@ -7,6 +7,7 @@
 #include <heed/kernel/gradient_panels.hpp>
 #include <heed/kernel/key_block.hpp>
 #include <heed/kernel/mask_runs.hpp>
+#include <heed/kernel/mods.hpp>
 #include <heed/kernel/score.hpp>
 #include <heed/kernel/tile_io.hpp>
 #include <heed/kernel/tile_scores.hpp>
