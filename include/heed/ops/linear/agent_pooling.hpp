@@ -1,6 +1,7 @@
 /// Agents as averages of queries.
 #pragma once
 
+#include <heed/core/agent_options.hpp>
 #include <heed/kernel/chunk_rows.hpp>
 #include <heed/kernel/softmax_checks.hpp>
 #include <heed/kernel/token_grid.hpp>
