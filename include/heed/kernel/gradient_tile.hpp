@@ -7,13 +7,13 @@
 #include <heed/kernel/gradient_panels.hpp>
 #include <heed/kernel/key_block.hpp>
 #include <heed/kernel/mask_runs.hpp>
-#include <heed/kernel/mods.hpp>
 #include <heed/kernel/score.hpp>
 #include <heed/kernel/tile_io.hpp>
 #include <heed/kernel/tile_scores.hpp>
 
 #include <algorithm>
 #include <limits>
+#include <tuple>
 
 HEED_ARCH_BEGIN
 namespace detail {
@@ -290,7 +290,7 @@ class gradient_tile {
     if constexpr (score_chain<Mods...>::has_value_factor)
       return chain.value_factor().template of<T, A>(at);
     else
-      return no_mask;
+      return std::tuple<>();
   }
 
   /// Lanes without a query may hold anything.

@@ -22,19 +22,22 @@ recurrence_options<S> piece_options(const ring_recurrence_options<S>& options) n
 struct matrix_relay_extents {
   index_t batch, groups, states, d, e;
 
-  index_t numbers() const noexcept { return states * d * e; }
+  relayed_states relayed() const noexcept { return {batch, groups, states * d * e}; }
 };
 
-/// Scratch of a call of which each piece needs bytes_of(piece).
-template <class T, class BytesOf>
-index_t matrix_relay_bytes(const matrix_relay_extents& x, int ranks, const BytesOf& bytes_of) noexcept {
-  const relay_pieces pieces(x.batch, x.groups, ranks);
-  index_t work = 0;
-  for (index_t i = 0; i < pieces.count(); ++i) work = std::max(work, bytes_of(pieces[i]));
-  scratch_cursor count(nullptr);
-  count.take<T>(x.batch * x.groups * x.numbers());
-  count.take<std::byte>(work);
-  return scratch_total(count.used(), 1);
+/// What a call asks of its arguments beside its extents and `gates`, which are checked by then.
+template <class S, class Gates, class BytesOf>
+HEED_COLD void check_matrix_relay(const checker& check, int rank, int ranks, const view<const S, 4>& q,
+                                  const view<const S, 4>& k, const view<const S, 4>& v, const Gates& gates,
+                                  const view<S, 4>& out, const matrix_relay_extents& x,
+                                  const ring_recurrence_options<S>& options, const BytesOf& bytes_of) {
+  check_relayed(check, rank, q, k, options.initial_state.data(), "options.initial_state", options.tag);
+  check_state(check, options.initial_state, "options.initial_state", x.batch, x.groups * x.states, x.d, x.e);
+  check_state(check, options.final_state, "options.final_state", x.batch, x.groups * x.states, x.d, x.e);
+  check_aliasing(check, out, "out", q, k, v, gates, options.initial_state);
+  check_aliasing(check, options.final_state, "options.final_state", q, k, v, gates, out);
+  check_handed_on(check, options.final_state, "options.final_state", options.initial_state, "options.initial_state");
+  check_scratch(check, options.scratch, state_relay_bytes<accumulator_t<S>>(x.relayed(), ranks, bytes_of));
 }
 
 /// forward(piece, options) runs the operator on some heads.
@@ -42,21 +45,18 @@ template <class S, class Transport, class BytesOf, class Forward>
 void run_matrix_relay(const checker& check, Transport& ranks, const matrix_relay_extents& x,
                       const ring_recurrence_options<S>& options, const BytesOf& bytes_of, const Forward& forward) {
   using T = accumulator_t<S>;
-  const relay_pieces pieces(x.batch, x.groups, ranks.size());
-  const scratch_block block(check, options.scratch, matrix_relay_bytes<T>(x, ranks.size(), bytes_of));
-  scratch_cursor memory(block.data());
-  T* const numbers = memory.take<T>(x.batch * x.groups * x.numbers());
-  std::byte* const work = memory.take<std::byte>(0);
-  const view<T, 4> states(numbers, {x.batch, x.groups * x.states, x.d, x.e});
-  relay_states(ranks, pieces, numbers, x.groups, x.numbers(), options.tag, [&](const head_range& piece) {
-    recurrence_options<S> one = piece_options(options);
-    const view<T, 4> state = piece.of(states, x.states);
-    one.initial_state = ranks.rank() == 0 ? piece.of(options.initial_state, x.states) : view<const T, 4>(state);
-    one.final_state = state;
-    one.scratch = {work, bytes_of(piece)};
-    forward(piece, one);
-    if (options.final_state) copy_rows<T>(state, piece.of(options.final_state, x.states));
-  });
+  run_state_relay<T>(check, ranks, x.relayed(), options.scratch, options.tag, bytes_of,
+                     [&](const head_range& piece, T* numbers, scratch_view work) {
+                       const view<T, 4> states(numbers, {x.batch, x.groups * x.states, x.d, x.e});
+                       const view<T, 4> state = piece.of(states, x.states);
+                       recurrence_options<S> one = piece_options(options);
+                       one.initial_state =
+                           ranks.rank() == 0 ? piece.of(options.initial_state, x.states) : view<const T, 4>(state);
+                       one.final_state = state;
+                       one.scratch = work;
+                       forward(piece, one);
+                       if (options.final_state) copy_rows<T>(state, piece.of(options.final_state, x.states));
+                     });
 }
 
 }  // namespace detail

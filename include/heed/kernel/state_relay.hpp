@@ -75,5 +75,37 @@ void relay_states(Transport& ranks, const relay_pieces& pieces, T* states, index
   if (sends) ranks.wait_all({leaving, {2}});
 }
 
+/// The states of a call: `heads` kv heads of `batch` entries, `numbers` for each.
+struct relayed_states {
+  index_t batch, heads, numbers;
+
+  index_t size() const noexcept { return batch * heads * numbers; }
+};
+
+/// Scratch of a call of which each piece of heads needs bytes_of(piece).
+template <class T, class BytesOf>
+index_t state_relay_bytes(const relayed_states& x, int ranks, const BytesOf& bytes_of) noexcept {
+  const relay_pieces pieces(x.batch, x.heads, ranks);
+  index_t work = 0;
+  for (index_t i = 0; i < pieces.count(); ++i) work = std::max(work, bytes_of(pieces[i]));
+  scratch_cursor count(nullptr);
+  count.take<T>(x.size());
+  count.take<std::byte>(work);
+  return scratch_total(count.used(), 1);
+}
+
+/// Calls work(piece, states, scratch) for each piece of heads, in memory of its own: states of all heads, of which those
+/// of the piece have come from the rank before and go on as work leaves them.
+template <class T, class Transport, class BytesOf, class Work>
+void run_state_relay(const checker& check, Transport& ranks, const relayed_states& x, scratch_view scratch, int tag,
+                     const BytesOf& bytes_of, const Work& work) {
+  const scratch_block block(check, scratch, state_relay_bytes<T>(x, ranks.size(), bytes_of));
+  scratch_cursor memory(block.data());
+  T* const states = memory.take<T>(x.size());
+  std::byte* const rest = memory.take<std::byte>(0);
+  relay_states(ranks, relay_pieces(x.batch, x.heads, ranks.size()), states, x.heads, x.numbers, tag,
+               [&](const head_range& piece) { work(piece, states, scratch_view{rest, bytes_of(piece)}); });
+}
+
 }  // namespace detail
 HEED_ARCH_END

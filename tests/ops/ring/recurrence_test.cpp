@@ -156,6 +156,8 @@ TEST_CASE("Recurrences over ranks work in the memory they are lent") {
   const parts cut = {30, 34};
   problem<float> p({.B = 2, .H = 4, .G = 4, .N = 64, .D = 8, .E = 8});
   slot_problem<float> slots({.B = 2, .H = 4, .G = 4, .N = 64, .D = 8, .E = 8, .S = 5});
+  tensor<float, 1> slopes = tensor<float, 1>::full({4}, 0.5f);
+  tensor<float, 4> faded = p.out;
   on_every_rank(cut, [&](in_process_transport& ranks, const auto& part) {
     ring_recurrence_options<float> own{.executor = heed::serial()};
     const index_t bytes =
@@ -168,6 +170,17 @@ TEST_CASE("Recurrences over ranks work in the memory they are lent") {
     own.scratch.bytes = bytes;
     heed::ring_gated_linear_forward(ranks, part(p.q), part(p.k), part(p.v), part(p.token_gates), part(p.out), own);
 
+    ring_recurrence_options<float> of_lightning{.executor = heed::serial()};
+    const index_t lightning_bytes =
+        heed::ring_lightning_forward_scratch_bytes<float>(ranks, part(p.q), part(p.k), part(p.v), of_lightning);
+    std::vector<std::byte> lightning_memory(static_cast<std::size_t>(lightning_bytes));
+    of_lightning.scratch = {lightning_memory.data(), lightning_bytes - 1};
+    check_refusal("ring_lightning_forward", {"options.scratch"}, [&] {
+      heed::ring_lightning_forward(ranks, part(p.q), part(p.k), part(p.v), slopes, part(faded), of_lightning);
+    });
+    of_lightning.scratch.bytes = lightning_bytes;
+    heed::ring_lightning_forward(ranks, part(p.q), part(p.k), part(p.v), slopes, part(faded), of_lightning);
+
     ring_gated_slot_options<float> of_slots{.executor = heed::serial()};
     const index_t slot_bytes = heed::ring_gated_slot_forward_scratch_bytes<float>(ranks, part(slots.q), part(slots.k),
                                                                                   part(slots.v), 5, of_slots);
@@ -178,6 +191,7 @@ TEST_CASE("Recurrences over ranks work in the memory they are lent") {
   });
   for (const float x : p.out) REQUIRE(std::isfinite(x));
   for (const float x : slots.out) REQUIRE(std::isfinite(x));
+  for (const float x : faded) REQUIRE(std::isfinite(x));
 }
 
 TEST_CASE("Recurrences over ranks refuse what does not fit, on all ranks") {

@@ -34,27 +34,18 @@ void ring_gated_linear_forward_on(Transport& ranks, view<const S, 4> q, view<con
   if constexpr (element<S>) {
     const checker check("ring_gated_linear_forward");
     const index_t share = k.extent(1) > 0 ? q.extent(1) / k.extent(1) : 1;
+    const matrix_relay_extents extents = gated_relay_extents(k, v);
+    const auto bytes_of = gated_piece_bytes<A>(q, k, v, options);
     agree<relay_fact_count>(check, ranks, [&](ring_fact* facts) {
       check_recurrence(check, q, k, v, out, options.scale, options.chunk);
       check_gates<Kind>(check, g, k);
-      check_relayed(check, ranks.rank(), q, k, options.initial_state.data(), "options.initial_state", options.tag);
-      check_state(check, options.initial_state, "options.initial_state", k.extent(0), k.extent(1), k.extent(3),
-                  v.extent(3));
-      check_state(check, options.final_state, "options.final_state", k.extent(0), k.extent(1), k.extent(3),
-                  v.extent(3));
-      check_aliasing(check, out, "out", q, k, v, g, options.initial_state);
-      check_aliasing(check, options.final_state, "options.final_state", q, k, v, g, out);
-      check_handed_on(check, options.final_state, "options.final_state", options.initial_state,
-                      "options.initial_state");
-      check_scratch(check, options.scratch,
-                    matrix_relay_bytes<accumulator_t<S>>(gated_relay_extents(k, v), ranks.size(),
-                                                         gated_piece_bytes<A>(q, k, v, options)));
+      check_matrix_relay(check, ranks.rank(), ranks.size(), q, k, v, g, out, extents, options, bytes_of);
       state_relay_facts(q, k, v.extent(3), 0, options.scale, options.chunk, options.tag,
                         fingerprint_of_types<recurrence_options<S>, std::integral_constant<gate_kind, Kind>>(), facts);
       return 0;
     });
     or_abort(ranks, [&] {
-      run_matrix_relay(check, ranks, gated_relay_extents(k, v), options, gated_piece_bytes<A>(q, k, v, options),
+      run_matrix_relay(check, ranks, extents, options, bytes_of,
                        [&](const head_range& piece, const recurrence_options<S>& one) {
                          gated_linear_forward_on<A, Kind, S>(piece.of(q, share), piece.of(k), piece.of(v), piece.of(g),
                                                              piece.of(out, share), one);
@@ -72,8 +63,8 @@ index_t ring_gated_linear_forward_scratch_bytes(const Transport& ranks, const st
                                                 const std::type_identity_t<view<const T, 4>>& k,
                                                 const std::type_identity_t<view<const T, 4>>& v,
                                                 const std::type_identity_t<ring_recurrence_options<T>>& options = {}) {
-  return detail::matrix_relay_bytes<accumulator_t<T>>(detail::gated_relay_extents(k, v), ranks.size(),
-                                                      detail::gated_piece_bytes<A>(q, k, v, options));
+  return detail::state_relay_bytes<accumulator_t<T>>(detail::gated_relay_extents(k, v).relayed(), ranks.size(),
+                                                     detail::gated_piece_bytes<A>(q, k, v, options));
 }
 
 /// Gated linear attention of a sequence of which every rank holds a part, in the order of the ranks: the result of

@@ -20,36 +20,20 @@ gated_slot_options<S> piece_options(const ring_gated_slot_options<S>& options) n
   return one;
 }
 
-/// A call over several ranks, without its outputs.
+/// The states of a kv head are the keys of its slots and, after them, their values.
 template <class S>
-struct slot_relay_extents {
-  view<const S, 4> q, k, v;
-  index_t slots;
-
-  index_t share() const noexcept { return k.extent(1) > 0 ? q.extent(1) / k.extent(1) : 1; }
-  index_t of_keys() const noexcept { return k.extent(3) * slots; }
-  /// Of both states of a kv head, the keys of the slots before their values.
-  index_t numbers() const noexcept { return slots * (k.extent(3) + v.extent(3)); }
-  index_t all_numbers() const noexcept { return k.extent(0) * k.extent(1) * numbers(); }
-};
-
-template <class A, class S>
-index_t slot_piece_bytes(const slot_relay_extents<S>& x, const head_range& piece,
-                         const ring_gated_slot_options<S>& options) noexcept {
-  return gated_slot_forward_scratch_bytes<S, A>(piece.of(x.q, x.share()), piece.of(x.k), piece.of(x.v), x.slots,
-                                                piece_options(options));
+relayed_states slot_relay_states(const view<const S, 4>& k, const view<const S, 4>& v, index_t slots) noexcept {
+  return {k.extent(0), k.extent(1), slots * (k.extent(3) + v.extent(3))};
 }
 
+/// Bytes of scratch of a piece.
 template <class A, class S>
-index_t slot_relay_bytes(const slot_relay_extents<S>& x, int ranks,
-                         const ring_gated_slot_options<S>& options) noexcept {
-  const relay_pieces pieces(x.k.extent(0), x.k.extent(1), ranks);
-  index_t work = 0;
-  for (index_t i = 0; i < pieces.count(); ++i) work = std::max(work, slot_piece_bytes<A>(x, pieces[i], options));
-  scratch_cursor count(nullptr);
-  count.take<accumulator_t<S>>(x.all_numbers());
-  count.take<std::byte>(work);
-  return scratch_total(count.used(), 1);
+auto slot_piece_bytes(const view<const S, 4>& q, const view<const S, 4>& k, const view<const S, 4>& v, index_t slots,
+                      const ring_gated_slot_options<S>& options) noexcept {
+  return [=](const head_range& piece) {
+    return gated_slot_forward_scratch_bytes<S, A>(piece.of(q, q.extent(1) / k.extent(1)), piece.of(k), piece.of(v),
+                                                  slots, piece_options(options));
+  };
 }
 
 /// ring_gated_slot_forward for an instruction set of the caller's choice.
@@ -62,6 +46,9 @@ void ring_gated_slot_forward_on(Transport& ranks, view<const S, 4> q, view<const
   if constexpr (element<S>) {
     using T = accumulator_t<S>;
     const checker check("ring_gated_slot_forward");
+    const index_t share = k.extent(1) > 0 ? q.extent(1) / k.extent(1) : 1, slots = s.extent(3);
+    const relayed_states extents = slot_relay_states(k, v, slots);
+    const auto bytes_of = slot_piece_bytes<A>(q, k, v, slots, options);
     agree<relay_fact_count>(check, ranks, [&](ring_fact* facts) {
       check_recurrence(check, q, k, v, out, options.scale, options.chunk);
       check_slot_writes(check, q, k, s, g);
@@ -82,36 +69,31 @@ void ring_gated_slot_forward_on(Transport& ranks, view<const S, 4> q, view<const
       check_handed_on(check, options.final_keys, "options.final_keys", options.initial_keys, "options.initial_keys");
       check_handed_on(check, options.final_values, "options.final_values", options.initial_values,
                       "options.initial_values");
-      check_scratch(check, options.scratch, slot_relay_bytes<A, S>({q, k, v, s.extent(3)}, ranks.size(), options));
+      check_scratch(check, options.scratch, state_relay_bytes<T>(extents, ranks.size(), bytes_of));
       state_relay_facts(q, k, v.extent(3), s.extent(3), options.scale, options.chunk, options.tag,
                         fingerprint_of_types<ring_gated_slot_options<S>>(), facts);
       return 0;
     });
     or_abort(ranks, [&] {
-      const slot_relay_extents<S> x{q, k, v, s.extent(3)};
-      const index_t batch = k.extent(0), groups = k.extent(1), numbers = x.numbers();
-      const scratch_block block(check, options.scratch, slot_relay_bytes<A>(x, ranks.size(), options));
-      scratch_cursor memory(block.data());
-      T* const states = memory.take<T>(x.all_numbers());
-      std::byte* const work = memory.take<std::byte>(0);
-      const view<T, 4> keys(states, {batch, groups, k.extent(3), x.slots}, {groups * numbers, numbers, x.slots, 1});
-      const view<T, 4> values(states + x.of_keys(), {batch, groups, x.slots, v.extent(3)},
-                              {groups * numbers, numbers, v.extent(3), 1});
-      const bool first = ranks.rank() == 0;
-      const relay_pieces pieces(batch, groups, ranks.size());
-      relay_states(ranks, pieces, states, groups, numbers, options.tag, [&](const head_range& piece) {
-        gated_slot_options<S> one = piece_options(options);
-        one.final_keys = piece.of(keys);
-        one.final_values = piece.of(values);
-        one.initial_keys = first ? piece.of(options.initial_keys) : view<const T, 4>(one.final_keys);
-        one.initial_values = first ? piece.of(options.initial_values) : view<const T, 4>(one.final_values);
-        one.scores = piece.of(options.scores, x.share());
-        one.scratch = {work, slot_piece_bytes<A>(x, piece, options)};
-        gated_slot_forward_on<A, S>(piece.of(q, x.share()), piece.of(k), piece.of(v), piece.of(s), piece.of(g),
-                                    piece.of(out, x.share()), one);
-        if (options.final_keys) copy_rows<T>(one.final_keys, piece.of(options.final_keys));
-        if (options.final_values) copy_rows<T>(one.final_values, piece.of(options.final_values));
-      });
+      run_state_relay<T>(
+          check, ranks, extents, options.scratch, options.tag, bytes_of,
+          [&](const head_range& piece, T* states, scratch_view work) {
+            const index_t d = k.extent(3), e = v.extent(3), head = extents.numbers, entry = extents.heads * head;
+            const view<T, 4> keys(states, {extents.batch, extents.heads, d, slots}, {entry, head, slots, 1});
+            const view<T, 4> values(states + d * slots, {extents.batch, extents.heads, slots, e}, {entry, head, e, 1});
+            const bool first = ranks.rank() == 0;
+            gated_slot_options<S> one = piece_options(options);
+            one.final_keys = piece.of(keys);
+            one.final_values = piece.of(values);
+            one.initial_keys = first ? piece.of(options.initial_keys) : view<const T, 4>(one.final_keys);
+            one.initial_values = first ? piece.of(options.initial_values) : view<const T, 4>(one.final_values);
+            one.scores = piece.of(options.scores, share);
+            one.scratch = work;
+            gated_slot_forward_on<A, S>(piece.of(q, share), piece.of(k), piece.of(v), piece.of(s), piece.of(g),
+                                        piece.of(out, share), one);
+            if (options.final_keys) copy_rows<T>(one.final_keys, piece.of(options.final_keys));
+            if (options.final_values) copy_rows<T>(one.final_values, piece.of(options.final_values));
+          });
     });
   }
 }
@@ -125,7 +107,8 @@ index_t ring_gated_slot_forward_scratch_bytes(const Transport& ranks, const std:
                                               const std::type_identity_t<view<const T, 4>>& k,
                                               const std::type_identity_t<view<const T, 4>>& v, index_t slots,
                                               const std::type_identity_t<ring_gated_slot_options<T>>& options = {}) {
-  return detail::slot_relay_bytes<A, T>({q, k, v, slots}, ranks.size(), options);
+  return detail::state_relay_bytes<accumulator_t<T>>(detail::slot_relay_states(k, v, slots), ranks.size(),
+                                                     detail::slot_piece_bytes<A>(q, k, v, slots, options));
 }
 
 /// Gated Slot Attention of a sequence of which every rank holds a part, in the order of the ranks: the result of

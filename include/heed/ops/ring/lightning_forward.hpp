@@ -36,21 +36,11 @@ void ring_lightning_forward_on(Transport& ranks, view<const S, 4> q, view<const 
   if constexpr (element<S>) {
     const checker check("ring_lightning_forward");
     const matrix_relay_extents extents = lightning_relay_extents(q, k, v);
+    const auto bytes_of = lightning_piece_bytes<A>(q, k, v, options);
     agree<relay_fact_count>(check, ranks, [&](ring_fact* facts) {
       check_recurrence(check, q, k, v, out, options.scale, options.chunk);
       check_slopes(check, slopes, q.extent(1));
-      check_relayed(check, ranks.rank(), q, k, options.initial_state.data(), "options.initial_state", options.tag);
-      check_state(check, options.initial_state, "options.initial_state", k.extent(0), q.extent(1), k.extent(3),
-                  v.extent(3));
-      check_state(check, options.final_state, "options.final_state", k.extent(0), q.extent(1), k.extent(3),
-                  v.extent(3));
-      check_aliasing(check, out, "out", q, k, v, slopes, options.initial_state);
-      check_aliasing(check, options.final_state, "options.final_state", q, k, v, slopes, out);
-      check_handed_on(check, options.final_state, "options.final_state", options.initial_state,
-                      "options.initial_state");
-      check_scratch(
-          check, options.scratch,
-          matrix_relay_bytes<accumulator_t<S>>(extents, ranks.size(), lightning_piece_bytes<A>(q, k, v, options)));
+      check_matrix_relay(check, ranks.rank(), ranks.size(), q, k, v, slopes, out, extents, options, bytes_of);
       fingerprint kind;
       kind.add(fingerprint_of_types<ring_recurrence_options<S>>());
       for (index_t h = 0; h < q.extent(1); ++h) kind.add(__builtin_bit_cast(std::uint64_t, double(slopes[h])));
@@ -58,13 +48,12 @@ void ring_lightning_forward_on(Transport& ranks, view<const S, 4> q, view<const 
       return 0;
     });
     or_abort(ranks, [&] {
-      run_matrix_relay(check, ranks, extents, options, lightning_piece_bytes<A>(q, k, v, options),
-                       [&](const head_range& piece, const recurrence_options<S>& one) {
-                         lightning_forward_on<A, S>(
-                             piece.of(q, extents.states), piece.of(k), piece.of(v),
-                             slopes.slice(0, piece.first * extents.states, piece.end * extents.states),
-                             piece.of(out, extents.states), one);
-                       });
+      run_matrix_relay(
+          check, ranks, extents, options, bytes_of, [&](const head_range& piece, const recurrence_options<S>& one) {
+            lightning_forward_on<A, S>(piece.of(q, extents.states), piece.of(k), piece.of(v),
+                                       slopes.slice(0, piece.first * extents.states, piece.end * extents.states),
+                                       piece.of(out, extents.states), one);
+          });
     });
   }
 }
@@ -78,8 +67,8 @@ index_t ring_lightning_forward_scratch_bytes(const Transport& ranks, const std::
                                              const std::type_identity_t<view<const T, 4>>& k,
                                              const std::type_identity_t<view<const T, 4>>& v,
                                              const std::type_identity_t<ring_recurrence_options<T>>& options = {}) {
-  return detail::matrix_relay_bytes<accumulator_t<T>>(detail::lightning_relay_extents(q, k, v), ranks.size(),
-                                                      detail::lightning_piece_bytes<A>(q, k, v, options));
+  return detail::state_relay_bytes<accumulator_t<T>>(detail::lightning_relay_extents(q, k, v).relayed(), ranks.size(),
+                                                     detail::lightning_piece_bytes<A>(q, k, v, options));
 }
 
 /// Lightning Attention of a sequence of which every rank holds a part, in the order of the ranks: the result of
