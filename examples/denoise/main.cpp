@@ -1,15 +1,16 @@
 // Removes noise from a photograph by neighborhood attention, and shows what one pixel looked at.
-#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <string_view>
 
+#include "arguments.hpp"
 #include "filter.hpp"
 
 namespace {
 
+using namespace command_line;
 using namespace denoise;
 
 constexpr const char* usage = R"(usage: denoise [option]...
@@ -39,46 +40,27 @@ struct arguments {
   bool help = false;
 };
 
-/// A mistake in the command line; main adds where help is.
-struct usage_error : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-template <class Number>
-Number number(std::string_view option, std::string_view text, Number least, Number most) {
-  Number value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || !(value >= least && value <= most))
-    throw usage_error(std::string(option) + " needs a number from " + std::to_string(least) + " to " +
-                      std::to_string(most) + ", not '" + std::string(text) + "'");
-  return value;
-}
-
 arguments read_arguments(int count, char** given) {
   arguments a;
-  for (int i = 1; i < count; ++i) {
-    const std::string_view option = given[i];
-    const auto value = [&]() -> std::string_view {
-      if (++i == count) throw usage_error(std::string(option) + " needs a value");
-      return given[i];
-    };
+  for_each_option(count, given, [&](std::string_view option, const auto& value) {
     if (option == "--image") {
       a.photograph = value();
     } else if (option == "--out") {
       a.out = value();
     } else if (option == "--sigma") {
-      a.sigma = number(option, value(), 0.0, 255.0);
+      a.sigma = number<double>(option, value(), 0, 255);
     } else if (option == "--seed") {
-      a.seed = number(option, value(), 0u, 1'000'000'000u);
+      a.seed = number<unsigned>(option, value(), 0, 1'000'000'000);
     } else if (option == "--window") {
-      a.filter.window = number(option, value(), 2, 1000);
+      a.filter.window = number<int>(option, value(), 2, 1000);
     } else if (option == "--patch") {
-      a.filter.patch = number(option, value(), 1, 31);
+      a.filter.patch = number<int>(option, value(), 1, 31);
       if (a.filter.patch % 2 == 0) throw usage_error("--patch needs an odd number");
     } else if (option == "--bandwidth") {
-      a.bandwidth = number(option, value(), 0.1, 1000.0);
+      a.bandwidth = number<double>(option, value(), 0.1, 1000);
     } else if (option == "--pixel") {
-      const std::string_view text = value();
+      const std::string pixel = value();
+      const std::string_view text = pixel;
       const std::size_t comma = text.find(',');
       if (comma == std::string_view::npos) throw usage_error("--pixel needs X,Y");
       a.x = number<index_t>(option, text.substr(0, comma), 0, 1'000'000);
@@ -90,7 +72,7 @@ arguments read_arguments(int count, char** given) {
     } else {
       throw usage_error("unknown option '" + std::string(option) + "'");
     }
-  }
+  });
   a.filter.bandwidth = (a.bandwidth > 0 ? a.bandwidth : std::max(2.0, 0.85 * a.sigma)) / 255;
   return a;
 }
@@ -217,7 +199,7 @@ int main(int count, char** given) {
     }
     return run(a);
   } catch (const usage_error& e) {
-    std::fprintf(stderr, "denoise: %s; --help tells the options\n", e.what());
+    std::fprintf(stderr, "denoise: %s; see denoise --help\n", e.what());
     return 2;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "denoise: %s\n", e.what());

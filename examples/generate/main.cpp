@@ -1,6 +1,5 @@
 // Continues texts by what they repeat, many at a time, over paged caches, and checks every step against reading the
 // whole text anew.
-#include <charconv>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
@@ -9,12 +8,14 @@
 #include <string_view>
 #include <vector>
 
+#include "arguments.hpp"
 #include "copying.hpp"
 #include "recompute.hpp"
 #include "server.hpp"
 
 namespace {
 
+using namespace command_line;
 using namespace generate;
 
 constexpr const char* usage = R"(usage: generate [option]...
@@ -38,42 +39,24 @@ struct arguments {
   bool check = true, help = false;
 };
 
-/// A mistake in the command line; main adds where help is.
-struct usage_error : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-index_t positive(std::string_view option, std::string_view text) {
-  index_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < 1 || value > 1024)
-    throw usage_error(std::string(option) + " needs a whole number from 1 to 1024, not '" + std::string(text) + "'");
-  return value;
-}
-
 arguments read_arguments(int count, char** given) {
   arguments a;
-  for (int i = 1; i < count; ++i) {
-    const std::string_view option = given[i];
-    const auto value = [&]() -> std::string {
-      if (++i == count) throw usage_error(std::string(option) + " needs a value");
-      return given[i];
-    };
+  for_each_option(count, given, [&](std::string_view option, const auto& value) {
     if (option == "--prompt")
       a.prompts.push_back(value());
     else if (option == "--rows")
       a.rows = value();
     else if (option == "--slots")
-      a.server.slots = positive(option, value());
+      a.server.slots = number<index_t>(option, value(), 1, 1024);
     else if (option == "--page")
-      a.server.page_size = positive(option, value());
+      a.server.page_size = number<index_t>(option, value(), 1, 1024);
     else if (option == "--no-check")
       a.check = false;
     else if (option == "--help" || option == "-h")
       a.help = true;
     else
       throw usage_error("unknown option '" + std::string(option) + "'");
-  }
+  });
   if (a.prompts.empty()) {
     const std::string verse =
         "This is the house that jack built. This is the malt that lay in the house that jack built. ";

@@ -5,7 +5,6 @@
 #include <heed/interop/mpi.hpp>
 #endif
 
-#include <charconv>
 #include <cstdio>
 #include <exception>
 #include <mutex>
@@ -13,10 +12,12 @@
 #include <string>
 #include <string_view>
 
+#include "arguments.hpp"
 #include "search.hpp"
 
 namespace {
 
+using namespace command_line;
 using namespace long_context;
 
 constexpr const char* usage = R"(usage: [mpirun -n P] long_context [option]...
@@ -39,44 +40,25 @@ struct arguments {
   bool help = false;
 };
 
-/// A mistake in the command line; main adds where help is.
-struct usage_error : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-index_t whole_number(std::string_view option, std::string_view text, index_t least, index_t most) {
-  index_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < least || value > most)
-    throw usage_error(std::string(option) + " needs a whole number from " + std::to_string(least) + " to " +
-                      std::to_string(most) + ", not '" + std::string(text) + "'");
-  return value;
-}
-
 arguments read_arguments(int count, char** given) {
   arguments a;
-  for (int i = 1; i < count; ++i) {
-    const std::string_view option = given[i];
-    const auto value = [&]() -> std::string {
-      if (++i == count) throw usage_error(std::string(option) + " needs a value");
-      return given[i];
-    };
+  for_each_option(count, given, [&](std::string_view option, const auto& value) {
     if (option == "--tokens") {
-      a.search.tokens = whole_number(option, value(), 1024, 1 << 20);
+      a.search.tokens = number<index_t>(option, value(), 1024, 1 << 20);
     } else if (option == "--layout") {
       a.search.layout = value();
       if (a.search.layout != "striped" && a.search.layout != "zigzag" && a.search.layout != "contiguous")
         throw usage_error("--layout needs zigzag, striped or contiguous, not '" + a.search.layout + "'");
     } else if (option == "--window") {
-      a.search.window = whole_number(option, value(), 0, 1 << 20);
+      a.search.window = number<index_t>(option, value(), 0, 1 << 20);
     } else if (option == "--ranks") {
-      a.ranks = static_cast<int>(whole_number(option, value(), 1, 64));
+      a.ranks = number<int>(option, value(), 1, 64);
     } else if (option == "--help" || option == "-h") {
       a.help = true;
     } else {
       throw usage_error("unknown option '" + std::string(option) + "'");
     }
-  }
+  });
   return a;
 }
 

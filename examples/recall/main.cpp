@@ -1,6 +1,5 @@
 // Trains small models that differ in their mixer alone on associative recall, and shows what each remembers with which
 // state.
-#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <exception>
@@ -9,10 +8,12 @@
 #include <string_view>
 #include <vector>
 
+#include "arguments.hpp"
 #include "run.hpp"
 
 namespace {
 
+using namespace command_line;
 using namespace recall;
 
 constexpr const char* usage = R"(usage: recall [option]...
@@ -40,53 +41,32 @@ struct arguments {
   bool help = false;
 };
 
-/// A mistake in the command line; main adds where help is.
-struct usage_error : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-index_t whole_number(std::string_view option, std::string_view text, index_t least, index_t most) {
-  index_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < least || value > most)
-    throw usage_error(std::string(option) + " needs a whole number from " + std::to_string(least) + " to " +
-                      std::to_string(most) + ", not '" + std::string(text) + "'");
-  return value;
-}
-
 arguments read_arguments(int count, char** given) {
   arguments a;
-  for (int i = 1; i < count; ++i) {
-    const std::string_view option = given[i];
+  for_each_option(count, given, [&](std::string_view option, const auto& value) {
     if (option == "--help") {
       a.help = true;
-      return a;
-    }
-    const auto value = [&]() -> std::string_view {
-      if (++i == count) throw usage_error(std::string(option) + " needs a value");
-      return given[i];
-    };
-    if (option == "--mixer") {
+    } else if (option == "--mixer") {
       a.mixers.emplace_back(value());
       if (a.mixers.back() != "softmax" && a.mixers.back() != "linear" && a.mixers.back() != "gla" &&
           a.mixers.back() != "gsa")
         throw usage_error("--mixer needs softmax, linear, gla or gsa, not '" + a.mixers.back() + "'");
     } else if (option == "--pairs") {
-      a.training.pairs = whole_number(option, value(), 2, 512);
+      a.training.pairs = number<index_t>(option, value(), 2, 512);
     } else if (option == "--slots") {
-      a.training.slots = whole_number(option, value(), 1, 1024);
+      a.training.slots = number<index_t>(option, value(), 1, 1024);
     } else if (option == "--features") {
-      a.training.features = whole_number(option, value(), 1, 256);
+      a.training.features = number<index_t>(option, value(), 1, 256);
     } else if (option == "--steps") {
-      a.training.steps = whole_number(option, value(), 1, 1000000);
+      a.training.steps = number<index_t>(option, value(), 1, 1000000);
     } else if (option == "--seeds") {
-      a.seeds = whole_number(option, value(), 1, 100);
+      a.seeds = number<index_t>(option, value(), 1, 100);
     } else if (option == "--csv") {
       a.csv = value();
     } else {
       throw usage_error("there is no option '" + std::string(option) + "'");
     }
-  }
+  });
   if (a.mixers.empty()) a.mixers = {"softmax", "linear", "gla", "gsa"};
   return a;
 }

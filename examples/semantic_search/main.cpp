@@ -2,7 +2,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
@@ -14,11 +13,15 @@
 #include <string_view>
 #include <vector>
 
+#include "arguments.hpp"
 #include "corpus.hpp"
 #include "minilm.hpp"
 
 namespace {
 
+using command_line::for_each_option;
+using command_line::number;
+using command_line::usage_error;
 using semantic_search::matrix;
 using semantic_search::minilm;
 using semantic_search::passage;
@@ -46,28 +49,9 @@ struct settings {
   bool help = false;
 };
 
-/// A mistake in the command line; main adds where help is.
-struct usage_error : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-std::int64_t positive(std::string_view option, std::string_view text) {
-  std::int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < 1 || value > 1'000'000) {
-    throw usage_error(std::string(option) + " needs a whole number from 1 to 1000000, not '" + std::string(text) + "'");
-  }
-  return value;
-}
-
 settings read_arguments(int count, char** arguments) {
   settings s;
-  for (int i = 1; i < count; ++i) {
-    const std::string_view option = arguments[i];
-    const auto value = [&]() -> std::string {
-      if (++i == count) throw usage_error(std::string(option) + " needs a value");
-      return arguments[i];
-    };
+  for_each_option(count, arguments, [&](std::string_view option, const auto& value) {
     if (option == "--model") {
       s.model = value();
     } else if (option == "--corpus") {
@@ -75,15 +59,15 @@ settings read_arguments(int count, char** arguments) {
     } else if (option == "--query") {
       s.queries.push_back(value());
     } else if (option == "--top") {
-      s.top = positive(option, value());
+      s.top = number<std::int64_t>(option, value(), 1, 1'000'000);
     } else if (option == "--batch") {
-      s.batch = positive(option, value());
+      s.batch = number<std::int64_t>(option, value(), 1, 1'000'000);
     } else if (option == "--help" || option == "-h") {
       s.help = true;
     } else {
       throw usage_error("unknown option '" + std::string(option) + "'");
     }
-  }
+  });
   if (s.corpus.empty()) s.corpus.emplace_back("build/corpus/jargon.txt");
   return s;
 }
@@ -158,7 +142,8 @@ void answer(const std::string& query, minilm& model, const matrix& index, const 
   std::iota(order.begin(), order.end(), std::size_t{0});
   const auto kept = order.begin() + std::min<std::int64_t>(top, std::ssize(order));
   const auto score = [&](std::size_t i) { return scores[static_cast<Eigen::Index>(i)]; };
-  std::partial_sort(order.begin(), kept, order.end(), [&](std::size_t a, std::size_t b) { return score(a) > score(b); });
+  std::partial_sort(order.begin(), kept, order.end(),
+                    [&](std::size_t a, std::size_t b) { return score(a) > score(b); });
 
   std::cout << "\n" << query << "\n";
   for (auto i = order.begin(); i != kept; ++i) {

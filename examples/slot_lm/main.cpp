@@ -16,6 +16,7 @@
 
 namespace {
 
+using namespace command_line;
 using namespace slot_lm;
 
 constexpr const char* usage = R"(usage: slot_lm [option]...

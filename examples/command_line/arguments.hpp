@@ -1,12 +1,13 @@
-/// Command lines of options with a value each.
+/// Command lines of the examples: options, most of them with a value.
 #pragma once
 
 #include <charconv>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
-namespace slot_lm {
+namespace command_line {
 
 /// A mistake in the command line; main adds where help is.
 struct usage_error : std::runtime_error {
@@ -19,8 +20,9 @@ Number number(std::string_view option, std::string_view text, Number least, Numb
   Number value{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || !(value >= least && value <= most))
-    throw usage_error(std::string(option) + " needs a number from " + std::to_string(least) + " to " +
-                      std::to_string(most) + ", not '" + std::string(text) + "'");
+    throw usage_error(std::string(option) + (std::is_integral_v<Number> ? " needs a whole number" : " needs a number") +
+                      " from " + std::to_string(least) + " to " + std::to_string(most) + ", not '" + std::string(text) +
+                      "'");
   return value;
 }
 
@@ -37,4 +39,4 @@ void for_each_option(int count, char** given, const Take& take) {
   }
 }
 
-}  // namespace slot_lm
+}  // namespace command_line
