@@ -93,12 +93,12 @@ class neighborhood_forward_run {
     gather_rows(tile, rows_.q[batch][head], space.rows);
     space.tile.load_queries(space.rows, d, tile.lanes(),
                             static_cast<T>(chain_.plain() ? rows_.scale * double(log2_e<T>) : rows_.scale));
-    // As run_softmax: care costs, and the result shows whether it is needed.
-    for (const tile_care care : {tile_care::none, tile_care::values, tile_care::range}) {
+    const auto attend = [&](tile_care care) {
       space.tile.clear(care);
       attend_keys(space, tile, batch, head);
-      if (space.tile.finite()) break;
-    }
+    };
+    attend(tile_care::none);
+    attend_with_more_care(space.tile, attend);
     space.tile.store_output(space.rows, e);
     scatter_rows(tile, space.rows, rows_.out[batch][head]);
     if (!rows_.lse) return;

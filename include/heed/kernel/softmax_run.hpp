@@ -118,19 +118,16 @@ void run_softmax(const checker& check, const Rows& rows, const ForEachSegment& f
       });
       space.tiles[i].set_output(space.blended);
     };
-    // Values of excluded pairs must not reach the result, not even times zero. Products with weights of zero are the
-    // fast way to leave them out, and right unless one of them is infinite or NaN; the result shows that.
     if (!blend) attend_tiles(0, tile_count, tile_care::none);
     for (int i = 0; i < tile_count; ++i) {
       auto& tile = space.tiles[i];
       if (blend) blend_tile(i, tile_care::none);
-      for (const tile_care care : {tile_care::values, tile_care::range}) {
-        if (tile.finite()) break;
+      attend_with_more_care(tile, [&](tile_care care) {
         if (blend)
           blend_tile(i, care);
         else
           attend_tiles(i, 1, care);
-      }
+      });
       rows.close(tile, batch, at.head, row + i * shape::queries);
     }
   };

@@ -345,5 +345,16 @@ class softmax_tile {
   bool trusted_ = true;  // the reference is expected to hold for the next keys
 };
 
+/// Values of excluded pairs must not reach the result, not even times zero. Products with weights of zero are the fast way
+/// to leave them out, and right unless one of them is infinite or NaN; the state shows that. Of a tile that was cared for
+/// no further: attend(care) with more care, until that is enough.
+template <class T, class A, class Attend>
+void attend_with_more_care(const softmax_tile<T, A>& tile, const Attend& attend) {
+  for (const tile_care care : {tile_care::values, tile_care::range}) {
+    if (tile.finite()) return;
+    attend(care);
+  }
+}
+
 }  // namespace detail
 HEED_ARCH_END

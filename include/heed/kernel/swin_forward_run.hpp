@@ -111,14 +111,10 @@ class swin_forward_run {
           }
         }
       };
-      // As run_softmax: excluded pairs have weights of zero, which is enough unless what they multiply is not finite.
       attend(0, tiles, tile_care::none);
       for (int i = 0; i < tiles; ++i) {
         softmax_tile<T, A>& tile = space.tiles[i];
-        for (const tile_care care : {tile_care::values, tile_care::range}) {
-          if (tile.finite()) break;
-          attend(i, i + 1, care);
-        }
+        attend_with_more_care(tile, [&](tile_care care) { attend(i, i + 1, care); });
         tile.store_output(rows_of(out, b, h, queries_of(i)));
         if (!lse) continue;
         tile.store_lse(space.lse, 1);
