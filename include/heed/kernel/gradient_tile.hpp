@@ -347,6 +347,7 @@ class gradient_tile {
                                       query_gradients_ + v * width);
         else
           value_panel<decltype(vectors)::value, T, A>(rows, stride, count, gradients, buffers_->features,
+                                                      {query_gradients_ + v * width, pitch},
                                                       query_gradients_ + v * width);
       });
     });

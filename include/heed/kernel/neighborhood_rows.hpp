@@ -29,12 +29,13 @@ struct neighborhood_keys {
   }
 };
 
-/// Copies a row, most of it in pieces of known size: rows are short, and calls of memcpy would cost more than they do.
+/// Copies a row as vectors: rows are short, and calls of memcpy would cost more than they do.
 template <class S>
 HEED_INLINE void copy_row(const S* from, S* to, index_t features) noexcept {
-  constexpr index_t piece = cache_line / index_t(sizeof(S));
+  typedef unsigned char piece __attribute__((vector_size(32), aligned(1), may_alias));
+  constexpr index_t some = 32 / index_t(sizeof(S));
   index_t i = 0;
-  for (; i + piece <= features; i += piece) std::memcpy(to + i, from + i, cache_line);
+  for (; i + some <= features; i += some) *reinterpret_cast<piece*>(to + i) = *reinterpret_cast<const piece*>(from + i);
   for (; i < features; ++i) to[i] = from[i];
 }
 

@@ -69,16 +69,30 @@ HEED_NOINLINE void weight_panel(const T* keys, index_t stride, int count, const 
   for (int v = 0; v < Vectors; ++v) sum[v].store_aligned(total + v * P::lanes);
 }
 
-/// output[e][lane] += sum_j v_j[e] weights[j][lane] over `count` values.
+/// Rows of vectors, `pitch` apart, that sums go on from: the output itself, or the same row again and again.
+template <class T>
+struct sums_before {
+  const T* data;
+  index_t pitch;
+};
+
+/// Sums of nothing.
+template <class T, class A>
+HEED_INLINE sums_before<T> no_sums() noexcept {
+  alignas(64) static constexpr T zeros[tile_shape<T, A>::queries] = {};
+  return {zeros, 0};
+}
+
+/// output[e][lane] = before[e][lane] + sum_j v_j[e] weights[j][lane] over `count` values.
 template <int Vectors, class T, class A>
 HEED_NOINLINE void value_panel(const T* values, index_t stride, int count, const T* weights, index_t features,
-                               T* output) noexcept {
+                               sums_before<T> before, T* output) noexcept {
   using P = pack<T, A>;
   constexpr int pitch = tile_shape<T, A>::queries;
   for_rows<Vectors, T, A>(features, [&](auto rows, index_t e) {
     outer_product<decltype(rows)::value, Vectors, T, A>(
         values + e, unit_step{}, stride, weights, fixed_step<pitch>{}, count,
-        [&](int i, int v) { return P::load_aligned(output + (e + i) * pitch + v * P::lanes); },
+        [&](int i, int v) { return P::load_aligned(before.data + (e + i) * before.pitch + v * P::lanes); },
         [&](int i, int v, P o) { o.store_aligned(output + (e + i) * pitch + v * P::lanes); });
   });
 }
