@@ -39,6 +39,18 @@ HEED_INLINE void copy_row(const S* from, S* to, index_t features) noexcept {
   for (; i < features; ++i) to[i] = from[i];
 }
 
+/// rows[lane]: the row of the lane's query.
+template <class T, class A, class S>
+void list_rows(const neighborhood_tile<T, A>& tile, const view<S, 2>& tensor, S** rows) noexcept {
+  for (int lane = 0; lane < tile.lanes(); ++lane) rows[lane] = &tensor(tile.token(lane), 0);
+}
+
+/// The same, but `idle` for lanes that are repetitions.
+template <class T, class A, class S>
+void list_rows(const neighborhood_tile<T, A>& tile, const view<S, 2>& tensor, S* idle, S** rows) noexcept {
+  for (int lane = 0; lane < tile.lanes(); ++lane) rows[lane] = tile.live(lane) ? &tensor(tile.token(lane), 0) : idle;
+}
+
 /// to[lane] = the row of the lane's query
 template <class T, class A, class S>
 void gather_rows(const neighborhood_tile<T, A>& tile, const view<const S, 2>& rows, S* to) noexcept {

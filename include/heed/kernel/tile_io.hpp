@@ -31,6 +31,15 @@ struct listed_rows {
   HEED_INLINE listed_rows from(index_t i) const noexcept { return {data, stride, numbers + i}; }
 };
 
+/// Rows that may be anywhere.
+template <class S>
+struct pointed_rows {
+  S* const* at;
+
+  HEED_INLINE S* operator[](index_t i) const noexcept { return at[i]; }
+  HEED_INLINE pointed_rows from(index_t i) const noexcept { return {at + i}; }
+};
+
 template <class Rows>
 inline constexpr bool are_strided = false;
 template <class S>
