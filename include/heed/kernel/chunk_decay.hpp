@@ -78,37 +78,39 @@ struct chunk_decay {
                               const Write& write) noexcept {
     using P = pack<T, A>;
     if (features.low == 0) mild = true;
+    const auto multiply_some = [&](auto vectors, int first) {
+      constexpr int some = decltype(vectors)::value;
+      const auto for_each_of = [&](const auto& visit) {
+#pragma GCC unroll 4
+        for (int v = 0; v < some; ++v) visit(v, (first + v) * index_t(P::lanes));
+      };
+      // Exponentials need registers that products would lose.
+      for (index_t t = 0; t < count; ++t) for_each_of([&](int, index_t i) { gate(t, i).store_aligned(after[t] + i); });
+      P product[some];
+      for (int v = 0; v < some; ++v) product[v] = P(T(1));
+      for (index_t t = 0; t < count; ++t)
+        for_each_of([&](int v, index_t i) {
+          product[v] = decayed(product[v] * P::load_aligned(after[t] + i));
+          read(t, i, product[v]).store_aligned(until[t] + i);
+        });
+      for_each_of([&](int v, index_t i) {
+        mild = mild && !any(product[v] < P(mild_decay<T>));
+        product[v].store_aligned(total + i);
+        (P(T(1)) / product[v]).store_aligned(inverse + i);
+        product[v] = P(T(1));
+      });
+      for (index_t t = count - 1; t >= 0; --t)
+        for_each_of([&](int v, index_t i) {
+          const P a = P::load_aligned(after[t] + i);
+          write(t, i, product[v]).store_aligned(after[t] + i);
+          product[v] = decayed(product[v] * a);
+        });
+    };
     // Several vectors at a time: each is a chain of multiplications.
-    for_blocks<T, A>(static_cast<int>(features.low / P::lanes), vectors_of<T, A>(features.high),
-                     [&](auto vectors, int first) {
-                       constexpr int some = decltype(vectors)::value;
-                       P product[some];
-                       for (int v = 0; v < some; ++v) product[v] = P(T(1));
-                       for (index_t t = 0; t < count; ++t)
-#pragma GCC unroll 4
-                         for (int v = 0; v < some; ++v) {
-                           const index_t i = (first + v) * index_t(P::lanes);
-                           const P a = gate(t, i);
-                           product[v] = decayed(product[v] * a);
-                           read(t, i, product[v]).store_aligned(until[t] + i);
-                           a.store_aligned(after[t] + i);
-                         }
-                       for (int v = 0; v < some; ++v) {
-                         const index_t i = (first + v) * index_t(P::lanes);
-                         mild = mild && !any(product[v] < P(mild_decay<T>));
-                         product[v].store_aligned(total + i);
-                         (P(T(1)) / product[v]).store_aligned(inverse + i);
-                         product[v] = P(T(1));
-                       }
-                       for (index_t t = count - 1; t >= 0; --t)
-#pragma GCC unroll 4
-                         for (int v = 0; v < some; ++v) {
-                           const index_t i = (first + v) * index_t(P::lanes);
-                           const P a = P::load_aligned(after[t] + i);
-                           write(t, i, product[v]).store_aligned(after[t] + i);
-                           product[v] = decayed(product[v] * a);
-                         }
-                     });
+    int first = static_cast<int>(features.low / P::lanes);
+    const int end = vectors_of<T, A>(features.high);
+    for (; first + 4 <= end; first += 4) multiply_some(std::integral_constant<int, 4>{}, first);
+    for (; first < end; ++first) multiply_some(std::integral_constant<int, 1>{}, first);
   }
   template <class A, class Gate>
   void multiply(index_t count, index_range features, const Gate& gate) noexcept {
