@@ -1,7 +1,8 @@
 /// The ring over processes beside one process with as many threads, in alternation:
 ///
-///     OMP_NUM_THREADS=1 mpirun -n 2 bench_ring_mpi [tokens] [samples]      16384 tokens, 7 samples
+///     OMP_NUM_THREADS=1 mpirun --bind-to none -n 2 bench_ring_mpi [tokens] [samples]      16384 tokens, 7 samples
 ///
+/// Open MPI would bind each of two ranks to one core, and so the one process that it is compared with.
 /// Each rank works with the threads that OpenMP gives it, and rank 0 alone with those of all ranks together, while the
 /// others sleep. Ratios are of the best sample of each side, and of neighbouring samples in the middle. `waiting` is the
 /// share of a ring's time that its ranks waited for messages: what was not hidden behind work.
@@ -10,6 +11,7 @@
 #include <heed/softmax.hpp>
 
 #include <omp.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <chrono>
@@ -106,6 +108,12 @@ void compare(heed::mpi_transport& plain, const char* name, index_t tokens, int s
   std::fflush(stdout);
 }
 
+/// Processors that this rank may use.
+int processors() {
+  cpu_set_t set;
+  return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -115,6 +123,11 @@ int main(int argc, char** argv) {
     heed::mpi_transport ranks(MPI_COMM_WORLD);
     const index_t tokens = argc > 1 ? std::atoll(argv[1]) : 16384;
     const int samples = argc > 2 ? std::atoi(argv[2]) : 7, P = ranks.size();
+    if (ranks.rank() == 0 && processors() < P * omp_get_max_threads()) {
+      std::fprintf(stderr, "bench_ring_mpi: one process of %d threads has %d processor(s); start with --bind-to none\n",
+                   P * omp_get_max_threads(), processors());
+      MPI_Abort(MPI_COMM_WORLD, 2);
+    }
     if (ranks.rank() == 0)
       std::printf("softmax, float, 1 x %lld x %lld x %lld, %d ranks of %d threads\n%-22s %12s %10s %23s %16s\n",
                   static_cast<long long>(heads), static_cast<long long>(tokens), static_cast<long long>(features), P,
