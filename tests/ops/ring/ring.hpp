@@ -8,6 +8,7 @@
 #include <heed/ops/ring/forward.hpp>
 #include <heed/ops/ring/layout.hpp>
 
+#include <array>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -89,6 +90,7 @@ heed::ring_options<S> forward_options(const heed::ring_backward_options<S>& o) {
   f.q_offset = o.q_offset;
   f.kv_offset = o.kv_offset;
   f.tag = o.tag;
+  f.scratch = o.scratch;
   f.executor = o.executor;
   return f;
 }
@@ -113,7 +115,9 @@ struct ring_run {
   support::hostility how{};
   /// Messages that each rank sent in both calls, forward's first.
   std::vector<std::vector<support::hostile_transport::sent_message>> sent{};
-  std::vector<int> polls{}, forward_messages{};
+  std::vector<int> calls{}, forward_messages{};
+  /// Polls of each rank while messages were under way: keys forward, keys back, sums back.
+  std::vector<std::array<int, 3>> overlapped{};
 };
 
 /// Forward and backward over ranks; the results are put together in p. `bias` of options: of all rows.
@@ -122,7 +126,8 @@ void solve_ring(backward_problem<S>& p, ring_run& run, const softmax_backward_op
                 const Mods&... mods) {
   const int ranks = run.q.layout.ranks();
   run.sent.assign(static_cast<std::size_t>(ranks), {});
-  run.polls.assign(static_cast<std::size_t>(ranks), 0);
+  run.calls.assign(static_cast<std::size_t>(ranks), 0);
+  run.overlapped.assign(static_cast<std::size_t>(ranks), {});
   run.forward_messages.assign(static_cast<std::size_t>(ranks), 0);
   heed::in_process_group group(ranks, 60);
   group.run([&](heed::in_process_transport& plain) {
@@ -147,6 +152,7 @@ void solve_ring(backward_problem<S>& p, ring_run& run, const softmax_backward_op
     f.lse = own.lse;
     heed::ring_forward(transport, own.q, own.k, own.v, own.out, f, mods...);
     run.forward_messages[static_cast<std::size_t>(r)] = static_cast<int>(transport.sent.size());
+    const int forward_polls = transport.polls_with_messages[0];
     if (options.dlse) o.dlse = own.dlse;
     if (options.dsink) o.dsink = own.dsink;
     if (options.dbias) {
@@ -170,7 +176,9 @@ void solve_ring(backward_problem<S>& p, ring_run& run, const softmax_backward_op
         p.dsink(h) = own.dsink(h);
       }
     run.sent[static_cast<std::size_t>(r)] = transport.sent;
-    run.polls[static_cast<std::size_t>(r)] = transport.polls;
+    run.calls[static_cast<std::size_t>(r)] = transport.polls + transport.collectives;
+    run.overlapped[static_cast<std::size_t>(r)] = {forward_polls, transport.polls_with_messages[0] - forward_polls,
+                                                   transport.polls_with_messages[1]};
   });
 }
 

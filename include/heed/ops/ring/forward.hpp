@@ -40,7 +40,7 @@ void ring_forward_on(Transport& ranks, view<const S, 4> q, view<const S, 4> k, v
     const windowed<mask_type> mask{options.window_left, options.window_right, user_mask};
     ring_plan plan{};
     view<const S, 4> bias;
-    const int last = agree<ring_fact_count>(check, ranks, [&](ring_fact* facts) {
+    const int last = agree(check, ranks, [&](ring_fact* facts) {
       check_queries(check, q, out, options.lse, options.sink, options.scale, options.softcap);
       check_keys(check, q, k, v, out, "k", "v");
       check_window(check, options.window_left, options.window_right);
@@ -48,6 +48,9 @@ void ring_forward_on(Transport& ranks, view<const S, 4> q, view<const S, 4> k, v
       bias = broadcast_ring_bias(check, plan, options.bias, q);
       check_aliasing(check, out, "out", q, k, v, options.bias);
       check_aliasing(check, options.lse, "options.lse", q, k, v, options.bias, out);
+      check_scratch(check, options.scratch,
+                    ring_forward_bytes<A, S>(plan, q, k.extent(1), v.extent(3), static_cast<bool>(bias),
+                                             resolve(options.executor)));
       state_ring_facts<S, ring_options<S>, Mods...>(plan, q, k, v.extent(3), options, facts);
       return last_step_of(plan, mask, q.extent(0), q.extent(1));
     });

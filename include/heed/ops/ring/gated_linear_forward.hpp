@@ -36,7 +36,7 @@ void ring_gated_linear_forward_on(Transport& ranks, view<const S, 4> q, view<con
     const index_t share = k.extent(1) > 0 ? q.extent(1) / k.extent(1) : 1;
     const matrix_relay_extents extents = gated_relay_extents(k, v);
     const auto bytes_of = gated_piece_bytes<A>(q, k, v, options);
-    agree<relay_fact_count>(check, ranks, [&](ring_fact* facts) {
+    agree(check, ranks, [&](ring_fact* facts) {
       check_recurrence(check, q, k, v, out, options.scale, options.chunk);
       check_gates<Kind>(check, g, k);
       check_matrix_relay(check, ranks.rank(), ranks.size(), q, k, v, g, out, extents, options, bytes_of);
