@@ -69,11 +69,25 @@ struct ring_fact {
 /// which operator it is.
 inline constexpr int ring_fact_count = 19;
 
+/// Runs f; if it throws, no other rank may wait for this one.
+template <class Transport, class F>
+void or_abort(Transport& ranks, const F& f) {
+#if HEED_EXCEPTIONS
+  try {
+    f();
+  } catch (...) {
+    if (ranks.size() > 1) ranks.abort(1);
+    throw;
+  }
+#else
+  f();
+#endif
+}
+
 /// One exchange in which all ranks find out whether their arguments fit. `state_facts(facts)` checks the arguments of
 /// this rank and writes facts; returned is the largest step that it returned on any rank. If it throws
 /// heed::invalid_argument on some rank, or facts differ, all ranks throw heed::invalid_argument, and the transport is as
-/// good as before. If it throws something else (a mask may, that is asked what it sees), no other rank may wait for this
-/// one.
+/// good as before. If it throws something else (a mask may, that is asked what it sees), the call fails on all.
 template <class Transport, class StateFacts>
 HEED_COLD int agree(const checker& check, Transport& ranks, const StateFacts& state_facts) {
   constexpr int count = ring_fact_count;
@@ -92,20 +106,22 @@ HEED_COLD int agree(const checker& check, Transport& ranks, const StateFacts& st
   }
 #if HEED_EXCEPTIONS
   std::exception_ptr own;
-  try {
-    state();
-  } catch (const invalid_argument&) {
-    own = std::current_exception();
-    told[0] = 1;
-  } catch (...) {
-    ranks.abort(1);
-    throw;
-  }
-  ranks.allreduce_max(view<std::uint64_t, 1>(told, {2 * count + 2}));
-  if (own) std::rethrow_exception(own);
+#endif
+  or_abort(ranks, [&] {
+#if HEED_EXCEPTIONS
+    try {
+      state();
+    } catch (const invalid_argument&) {
+      own = std::current_exception();
+      told[0] = 1;
+    }
 #else
-  state();
-  ranks.allreduce_max(view<std::uint64_t, 1>(told, {2 * count + 2}));
+    state();
+#endif
+    ranks.allreduce_max(view<std::uint64_t, 1>(told, {2 * count + 2}));
+  });
+#if HEED_EXCEPTIONS
+  if (own) std::rethrow_exception(own);
 #endif
   check.require(told[0] == 0, "another rank", "arguments that fit", "arguments that it refuses");
   for (int i = 0; i < count; ++i) {

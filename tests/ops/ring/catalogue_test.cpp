@@ -4,6 +4,7 @@
 #include "ops/ring/ring.hpp"
 #include "support/catch.hpp"
 #include "support/grid.hpp"
+#include "support/refusal.hpp"
 
 #include <heed/mod.hpp>
 #include <heed/ops/ring/blockwise.hpp>
@@ -149,4 +150,27 @@ TEST_CASE("every score mod of the catalogue over ranks, gradients too") {
                .slope = [](double s, int, int, int, int) { return 0.5 * s; },
                .gain = 3,
                .curvature = 0.5});
+}
+
+TEST_CASE("packed sequences over ranks are what softmax_forward makes of their offsets") {
+  const std::vector<std::int32_t> cu{0, 10, 10, 31, 32, 45};
+  const auto ids = heed::document_ids(cu, 45);
+  const auto mask = heed::causal{} & heed::sorted_document{ids};
+  const options o{.window_left = 7, .window_right = 0};
+  reference::softmax_arguments packed = softmax_test::arguments_of<double>(o);
+  packed.cu_q.assign(cu.begin(), cu.end());
+  packed.cu_k = packed.cu_q;
+  for (const int ranks : {1, 2, 5})
+    for (const deal how : all_deals) {
+      problem p({1, 2, 1, 45, 45, 3, 4}, 11);
+      ring_run run{deal_out(how, 45, ranks), deal_out(how, 45, ranks)};
+      CAPTURE(ranks, int(how));
+      CHECK(ring_error(p, run, o, packed, any_mask(mask)) <= 1);
+    }
+  using support::check_refusal;
+  check_refusal("document_ids", {"cu_seqlens", "45"}, [&] { heed::document_ids(cu, 46); });
+  const std::vector<std::int32_t> late{1, 3}, down{0, 3, 2, 3};
+  check_refusal("document_ids", {"cu_seqlens", "start at 0"}, [&] { heed::document_ids(late, 3); });
+  check_refusal("document_ids", {"cu_seqlens", "decrease"}, [&] { heed::document_ids(down, 3); });
+  check_refusal("document_ids", {"cu_seqlens", "none"}, [] { heed::document_ids({}, 0); });
 }

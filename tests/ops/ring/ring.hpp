@@ -120,6 +120,15 @@ struct ring_run {
   std::vector<std::array<int, 3>> overlapped{};
 };
 
+/// A mod, or the one that a rank has in its place: what it learns must go to memory of its own.
+template <class Mod>
+decltype(auto) mod_of(const Mod& mod, int rank) {
+  if constexpr (requires { mod.of_rank(rank); })
+    return mod.of_rank(rank);
+  else
+    return (mod);
+}
+
 /// Forward and backward over ranks; the results are put together in p. `bias` of options: of all rows.
 template <class S, class... Mods>
 void solve_ring(backward_problem<S>& p, ring_run& run, const softmax_backward_options<S>& options,
@@ -150,7 +159,7 @@ void solve_ring(backward_problem<S>& p, ring_run& run, const softmax_backward_op
     }
     heed::ring_options<S> f = forward_options(o);
     f.lse = own.lse;
-    heed::ring_forward(transport, own.q, own.k, own.v, own.out, f, mods...);
+    heed::ring_forward(transport, own.q, own.k, own.v, own.out, f, mod_of(mods, r)...);
     run.forward_messages[static_cast<std::size_t>(r)] = static_cast<int>(transport.sent.size());
     const int forward_polls = transport.polls_with_messages[0];
     if (options.dlse) o.dlse = own.dlse;
@@ -160,7 +169,8 @@ void solve_ring(backward_problem<S>& p, ring_run& run, const softmax_backward_op
           tensor<S, 4>::full({bias.extent(0), bias.extent(1), bias.extent(2), bias.extent(3)}, support::quiet_nan<S>);
       o.dbias = dbias;
     }
-    heed::ring_backward(transport, own.q, own.k, own.v, own.out, own.lse, own.dout, own.dq, own.dk, own.dv, o, mods...);
+    heed::ring_backward(transport, own.q, own.k, own.v, own.out, own.lse, own.dout, own.dq, own.dk, own.dv, o,
+                        mod_of(mods, r)...);
     heed::from_layout(own.out, p.out, ql, r);
     heed::from_layout(own.lse, p.lse, ql, r);
     heed::from_layout(own.dq, p.dq, ql, r);

@@ -135,8 +135,8 @@ void ring_backward_on(Transport& ranks, view<const S, 4> q, view<const S, 4> k, 
 /// dv   [B,G,m,E]  gradient by v
 /// options         see ring_backward_options
 /// mods            those of the forward call, callable with heed::dual numbers. Gradients by parameters
-///                 (with_parameters) are summed over all ranks and given to all; mods that accumulate get the pairs of
-///                 this rank's queries
+///                 (with_parameters) are summed over all ranks and given to all, so ranks of one process need a place for
+///                 them each; mods that accumulate get the pairs of this rank's queries
 ///
 /// Keys and values go round once more. The sums of their gradients, in the accumulator's type, follow one step behind:
 /// each rank adds what its queries give, and they end where the keys are at home. When the ring stops early they go

@@ -88,10 +88,11 @@ void ring_forward_on(Transport& ranks, view<const S, 4> q, view<const S, 4> k, v
 /// Deterministic: bit-equal for any executor, number of threads and speed of messages; not for another P or layout.
 /// Accuracy: as softmax_forward.
 /// Throws heed::invalid_argument on all ranks, before anything is sent or written: all that softmax_forward throws for;
-/// no layout, one for another number of ranks, extents that are not what it gives this rank; options, extents, layouts
-/// or mods that differ between ranks; and where another rank was refused its arguments.
+/// no layout, one for another number of ranks, extents that are not what it gives this rank; options, extents, layouts or
+/// types of mods that differ between ranks; and where another rank was refused its arguments.
 /// Throws transport_error where ranks cannot go on. Whatever one rank throws during the call, those that still need
-/// something of it throw transport_error and none waits for it; out and lse are then unspecified.
+/// something of it throw transport_error, others at their next call of the transport, and none waits for it; out and lse
+/// are then unspecified.
 /// Paper: Liu, Zaharia, Abbeel, Ring Attention with Blockwise Transformers for Near-Infinite Context, 2023; Brandon et
 /// al., Striped Attention, 2023.
 template <transport Transport, writable<4> Out, class... Mods>
