@@ -71,7 +71,7 @@ inline constexpr int ring_fact_count = 19;
 
 /// Runs f; if it throws, no other rank may wait for this one.
 template <class Transport, class F>
-void or_abort(Transport& ranks, const F& f) {
+void or_abort([[maybe_unused]] Transport& ranks, const F& f) {
 #if HEED_EXCEPTIONS
   try {
     f();
