@@ -183,8 +183,9 @@ test_everything() {
   if [ "$machine" = x86_64 ]; then
     part='^(core|simd|kernel)/|/grid_test'
     lean="$lean -DHEED_TEST_TOOLCHAIN=OFF"
+    # Where vectors must be aligned to be loaded as aligned: what travels between ranks is not.
     # shellcheck disable=SC2086
-    suite baseline "-DHEED_TEST_FILTER=$part" $lean -DCMAKE_CXX_FLAGS_RELEASE=-O1
+    suite baseline "-DHEED_TEST_FILTER=$part|^ops/ring/exact_test" $lean -DCMAKE_CXX_FLAGS_RELEASE=-O1
     # shellcheck disable=SC2086
     if has_flag avx2; then suite avx2 "-DHEED_TEST_FILTER=$part" $lean -DHEED_TEST_ARCHES=default; fi
     suite aarch64 "-DHEED_TEST_FILTER=$part"

@@ -33,15 +33,16 @@ inline std::uint64_t bits_of(std::uint64_t what, std::uint64_t which) {
 
 class haystack {
  public:
-  /// The last tokens ask for the needles, which lie anywhere before them: one in each eighth of the sequence.
+  /// The last tokens ask for the needles, which lie before them: the first one in the first half of the sequence, the
+  /// next in the first half of what is left, and so on. So a window of a 64th of the sequence still finds some.
   explicit haystack(index_t tokens) : tokens_(tokens) {}
 
   index_t tokens() const { return tokens_; }
   index_t question(index_t needle) const { return tokens_ - needle_count + needle; }
   index_t place(index_t needle) const {
-    const index_t part = (tokens_ - needle_count) / needle_count;
-    return needle * part +
-           static_cast<index_t>(bits_of(1, static_cast<std::uint64_t>(needle)) % static_cast<std::uint64_t>(part));
+    const index_t left = (tokens_ - needle_count) >> needle, half = left - left / 2;
+    return question(0) - left +
+           static_cast<index_t>(bits_of(1, static_cast<std::uint64_t>(needle)) % static_cast<std::uint64_t>(half));
   }
 
   /// The rows of a rank. A question's query is the key of its needle, four times as long; others are random, and agree

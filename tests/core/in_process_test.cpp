@@ -153,7 +153,10 @@ TEST_CASE("patience ends") {
   int x = 0;
   auto in = group.rank(0).irecv(bytes_of(x), 1, 0);
   CHECK(error_of([&] { group.rank(0).wait(in); }) ==
-        "heed::in_process_transport::wait: rank 0, peer 1: nothing for 0.05 seconds");
+        "heed::in_process_transport::wait: rank 0, peer 1: nothing for 0.05 seconds: receive of 4 bytes, tag 0");
+  in_process_group alone(2, 0.05);
+  CHECK(error_of([&] { alone.rank(1).barrier(); }) ==
+        "heed::in_process_transport::barrier: rank 1: nothing for 0.05 seconds: not all ranks are in this call");
 }
 
 TEST_CASE("ranks that are in different collective calls find out") {

@@ -1,6 +1,7 @@
 #include <heed/core/in_process.hpp>
 #include <heed/ring.hpp>
 
+#include <cstdint>
 #include <vector>
 
 struct key_file {
@@ -12,6 +13,7 @@ extern heed::in_process_transport& ranks;
 extern heed::index_t N;
 extern int rank;
 extern heed::token_layout layout;
+extern std::vector<std::int32_t> cu_seqlens;
 extern heed::tensor<float, 4> q, k, v, out, dout, dq, dk, dv, all_q, all_out;
 extern heed::tensor<float, 3> lse;
 extern heed::tensor<float, 4> gates, state, writes, slot_gates;

@@ -4,12 +4,29 @@
 
 #include <cstdlib>
 #include <iostream>
+#include <memory>
 #include <sstream>
+#include <string>
 
 #include "mpi/session.hpp"
 
+namespace {
+
+/// Before MPI is initialised and after it is finalised.
+bool is_refused() {
+  try {
+    heed::mpi_transport ranks(MPI_COMM_WORLD);
+  } catch (const heed::invalid_argument& error) {
+    return std::string(error.what()).find("expected one of an initialised MPI") != std::string::npos;
+  }
+  return false;
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   int level = MPI_THREAD_SINGLE, rank = 0;
+  bool refused = is_refused();
   // For the case that is about programs that do this.
   if (std::getenv("HEED_TEST_MPI_INIT") != nullptr)
     MPI_Init(&argc, &argv);
@@ -23,6 +40,12 @@ int main(int argc, char** argv) {
   std::cout.rdbuf(terminal);
   if (rank == 0 || failures != 0) std::cout << "rank " << rank << ":\n" << said.str() << std::flush;
 
+  // One that outlives MPI leaves it alone.
+  std::unique_ptr<heed::mpi_transport> late;
+  if (level != MPI_THREAD_SINGLE) late = std::make_unique<heed::mpi_transport>(MPI_COMM_WORLD);
   MPI_Finalize();
-  return failures != 0;
+  late.reset();
+  refused = refused && is_refused();
+  if (!refused) std::cout << "rank " << rank << ": a transport without MPI was not refused" << std::endl;
+  return failures != 0 || !refused;
 }

@@ -4,6 +4,7 @@
 #include "mpi/ranks.hpp"
 #include "support/catch.hpp"
 #include "support/compare.hpp"
+#include "support/refusal.hpp"
 
 #include <stdexcept>
 #include <string>
@@ -81,6 +82,25 @@ TEST_CASE("mpi: a ring over processes gives the bits of a ring over threads") {
     // MPI adds up in an order of its own.
     for (index_t h = 0; h < 4; ++h) CHECK(own.dsink(h) == Catch::Approx(whole.dsink(h)).epsilon(1e-5));
   }
+}
+
+TEST_CASE("mpi: arguments that one rank is refused, or that differ, are refused on all, and the ranks go on") {
+  heed::mpi_transport ranks(MPI_COMM_WORLD, mpi::patient());
+  const int P = ranks.size(), r = ranks.rank();
+  if (P < 2) return;
+  const auto layout = heed::striped_layout(3 * P, P);
+  problem whole({1, 2, 2, 3 * P, 3 * P, 4, 4});
+  shard<S> own(whole, layout, layout, r);
+  options fitting;
+  fitting.layout = layout;
+  options bad = fitting, other = fitting;
+  bad.window_left = -2;
+  other.scale = 2.0;
+  CHECK_THAT(support::message_of([&] { solve(ranks, own, r == P - 1 ? bad : fitting); }),
+             ContainsSubstring(r == P - 1 ? "options.window_left" : "another rank"));
+  CHECK_THAT(support::message_of([&] { solve(ranks, own, r == 0 ? other : fitting); }),
+             ContainsSubstring("options.scale: expected the same on all ranks"));
+  solve(ranks, own, fitting);
 }
 
 TEST_CASE("mpi: a rank that fails in a ring ends it for all") {

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -255,6 +256,25 @@ TEST_CASE("mpi: bad arguments are refused") {
   check_refusal("mpi_transport", {"piece_bytes", "2147483648"},
                 make(MPI_COMM_WORLD, {.piece_bytes = index_t{1} << 31}));
   check_refusal("mpi_transport", {"patience", "-1"}, make(MPI_COMM_WORLD, {.patience = -1}));
+
+  int rank = 0, size = 0, level = MPI_THREAD_SINGLE;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  if (size >= 2) {
+    MPI_Comm half, between;
+    MPI_Comm_split(MPI_COMM_WORLD, rank % 2, rank, &half);
+    MPI_Intercomm_create(half, 0, MPI_COMM_WORLD, 1 - rank % 2, 7, &between);
+    check_refusal("mpi_transport", {"communicator", "an inter-communicator"}, make(between, {}));
+    MPI_Comm_free(&between);
+    MPI_Comm_free(&half);
+  }
+  MPI_Query_thread(&level);
+  if (level <= MPI_THREAD_FUNNELED) {
+    std::string said;
+    std::thread([&] { said = support::message_of(make(MPI_COMM_WORLD, {})); }).join();
+    CHECK_THAT(said,
+               ContainsSubstring("the thread that initialised MPI, or MPI_THREAD_SERIALIZED, got another thread"));
+  }
 
   heed::mpi_transport ranks(MPI_COMM_WORLD, mpi::patient());
   int value = 0;

@@ -87,6 +87,7 @@ class hostile_transport {
   }
   void wait(request& message) {
     release();
+    if (message.post_) --under_way_[message.post_->tag & 1];
     if (message.post_ && message.post_->made) inner_.wait(*message.post_->made);
     message.drop();
   }
@@ -96,6 +97,7 @@ class hostile_transport {
   bool test(request& message) {
     release();
     if (!message.post_ || !message.post_->made || inner_.test(*message.post_->made)) {
+      if (message.post_) --under_way_[message.post_->tag & 1];
       message.drop();
       return true;
     }
@@ -103,16 +105,26 @@ class hostile_transport {
   }
   void poll() {
     ++polls;
+    for (int odd = 0; odd < 2; ++odd) polls_with_messages[odd] += under_way_[odd] > 0;
     if (how_.seed != 0 && random_() % 2 == 0) release();
     inner_.poll();
   }
-  void allreduce_sum(heed::view<float, 1> values) { inner_.allreduce_sum(values); }
-  void allreduce_sum(heed::view<double, 1> values) { inner_.allreduce_sum(values); }
+  void allreduce_sum(heed::view<float, 1> values) {
+    ++collectives;
+    inner_.allreduce_sum(values);
+  }
+  void allreduce_sum(heed::view<double, 1> values) {
+    ++collectives;
+    inner_.allreduce_sum(values);
+  }
   void allreduce_max(heed::view<std::uint64_t, 1> values) {
-    ++agreements;
+    ++collectives;
     inner_.allreduce_max(values);
   }
-  void barrier() { inner_.barrier(); }
+  void barrier() {
+    ++collectives;
+    inner_.barrier();
+  }
   void abort(int code) noexcept { inner_.abort(code); }
 
   struct sent_message {
@@ -120,10 +132,13 @@ class hostile_transport {
     index_t bytes;
   };
   std::vector<sent_message> sent;
-  int polls = 0, agreements = 0;
+  int polls = 0, collectives = 0;
+  /// Polls while messages of even and of odd tags were posted and not yet waited for.
+  int polls_with_messages[2] = {};
 
  private:
   request hold(post p) {
+    ++under_way_[p.tag & 1];
     auto shared = std::make_shared<post>(std::move(p));
     held_.push_back(shared);
     if (how_.seed == 0) release();
@@ -151,6 +166,7 @@ class hostile_transport {
   hostility how_;
   std::minstd_rand random_;
   std::list<std::shared_ptr<post>> held_;
+  int under_way_[2] = {};
 };
 
 static_assert(heed::transport<hostile_transport>);

@@ -128,20 +128,24 @@ class in_process_group {
   void run(const F& f) {
     const auto owned = std::make_unique<worker[]>(static_cast<std::size_t>(size_));
     worker* const workers = owned.get();
-    for (int r = 0; r < size_; ++r)
-      workers[r].thread = std::thread([this, r, &f, &mine = workers[r]] {
 #if HEED_EXCEPTIONS
-        try {
-          f(rank(r));
-        } catch (...) {
-          mine.failure = std::current_exception();
-          rank(r).abort(1);
-        }
+    // Of a rank, and of a thread that the system does not make: those that run already must not wait for it.
+    const auto guarded = [&](int r, const auto& work) {
+      try {
+        work();
+      } catch (...) {
+        workers[r].failure = std::current_exception();
+        rank(r).abort(1);
+      }
+    };
 #else
-        f(rank(r));
+    const auto guarded = [](int, const auto& work) { work(); };
 #endif
-      });
-    for (int r = 0; r < size_; ++r) workers[r].thread.join();
+    for (int r = 0; r < size_; ++r)
+      guarded(
+          r, [&, r] { workers[r].thread = std::thread([this, r, &f, &guarded] { guarded(r, [&] { f(rank(r)); }); }); });
+    for (int r = 0; r < size_; ++r)
+      if (workers[r].thread.joinable()) workers[r].thread.join();
 #if HEED_EXCEPTIONS
     const int first = failed_.load();
     if (first >= 0 && workers[first].failure) std::rethrow_exception(workers[first].failure);
@@ -162,9 +166,10 @@ class in_process_group {
     void* values = nullptr;
   };
 
-  /// Waits until holds(), with the lock held; throws if a rank failed or patience ends.
-  template <class Holds>
-  void wait_until(std::unique_lock<std::mutex>& lock, int rank, int peer, const char* call, const Holds& holds) {
+  /// Waits until holds(), with the lock held; throws if a rank failed or patience ends. what(): what it waits for.
+  template <class Holds, class What>
+  void wait_until(std::unique_lock<std::mutex>& lock, int rank, int peer, const char* call, const Holds& holds,
+                  const What& what) {
     const auto over = [&] { return holds() || failed_.load() >= 0; };
     if (patience_ == 0) {
       changed_.wait(lock, over);
@@ -174,7 +179,7 @@ class in_process_group {
       failed_.compare_exchange_strong(none, rank);
       changed_.notify_all();
       detail::fail_transport("in_process_transport", call, rank, peer,
-                             detail::text("nothing for %g seconds", patience_).c_str());
+                             detail::text("nothing for %g seconds: %s", patience_, what().c_str()).c_str());
     }
     if (!holds()) fail_if_failed(rank, call);
   }
@@ -300,8 +305,13 @@ void in_process_transport::wait(request& message) {
   if (!message.post_) return;
   const detail::in_process_post& p = *message.post_;
   std::unique_lock<std::mutex> lock(group_->mutex_);
-  group_->wait_until(lock, rank_, p.sends ? p.to : p.from, "wait",
-                     [&] { return p.state == stage::done || p.state == stage::mismatched; });
+  group_->wait_until(
+      lock, rank_, p.sends ? p.to : p.from, "wait",
+      [&] { return p.state == stage::done || p.state == stage::mismatched; },
+      [&] {
+        return detail::text("%s of %lld bytes, tag %d", p.sends ? "send" : "receive", static_cast<long long>(p.bytes),
+                            p.tag);
+      });
   finished(message, "wait");
 }
 
@@ -328,17 +338,19 @@ void in_process_transport::reduce(view<T, 1> values, const char* call, const Com
   group.fail_if_failed(rank_, call);
   const bool fits = group.arrived_ == 0 || (std::strcmp(group.call_, call) == 0 && group.length_ == length);
   if (!fits) {
+    const detail::text what("other ranks are in %s with another number of values", group.call_);
     lock.unlock();
     abort(1);
-    detail::fail_transport("in_process_transport", call, rank_, -1,
-                           detail::text("other ranks are in %s with another number of values", group.call_).c_str());
+    detail::fail_transport("in_process_transport", call, rank_, -1, what.c_str());
   }
   group.call_ = call;
   group.length_ = length;
   group.shares_[static_cast<std::size_t>(rank_)].values = &values;
   const index_t round = group.round_;
   if (++group.arrived_ < size()) {
-    group.wait_until(lock, rank_, -1, call, [&] { return group.round_ != round; });
+    group.wait_until(
+        lock, rank_, -1, call, [&] { return group.round_ != round; },
+        [] { return detail::text("not all ranks are in this call"); });
     return;
   }
   const auto of = [&](int r) -> view<T, 1>& {

@@ -4,10 +4,11 @@
 #include <heed/kernel/recurrence_checks.hpp>
 #include <heed/kernel/state_relay.hpp>
 
+#include <algorithm>
+#include <iterator>
+
 HEED_ARCH_BEGIN
 namespace detail {
-
-inline constexpr int relay_fact_count = 10;
 
 /// Arguments that must be the same on all ranks. `kind`: fingerprint of what else there is to know of the operator.
 template <class S>
@@ -15,17 +16,17 @@ HEED_COLD void state_relay_facts(const view<const S, 4>& q, const view<const S, 
                                  index_t slots, const setting<double>& scale, index_t chunk, int tag,
                                  std::uint64_t kind, ring_fact* facts) noexcept {
   const auto number = [](auto x) { return static_cast<std::uint64_t>(x); };
-  const ring_fact all[relay_fact_count] = {{"operator and element type", kind},
-                                           {"q.extent(0) (B)", number(q.extent(0))},
-                                           {"q.extent(1) (H)", number(q.extent(1))},
-                                           {"q.extent(3) (D)", number(q.extent(3))},
-                                           {"k.extent(1) (G)", number(k.extent(1))},
-                                           {"v.extent(3) (E)", number(value_features)},
-                                           {"s.extent(3) (S)", number(slots)},
-                                           {"options.scale", __builtin_bit_cast(std::uint64_t, scale.or_default(0))},
-                                           {"options.chunk", number(chunk)},
-                                           {"options.tag", number(tag)}};
-  std::copy_n(all, relay_fact_count, facts);
+  const ring_fact all[] = {{"operator and element type", kind},
+                           {"q.extent(0) (B)", number(q.extent(0))},
+                           {"q.extent(1) (H)", number(q.extent(1))},
+                           {"q.extent(3) (D)", number(q.extent(3))},
+                           {"k.extent(1) (G)", number(k.extent(1))},
+                           {"v.extent(3) (E)", number(value_features)},
+                           {"s.extent(3) (S)", number(slots)},
+                           {"options.scale", __builtin_bit_cast(std::uint64_t, scale.or_default(0))},
+                           {"options.chunk", number(chunk)},
+                           {"options.tag", number(tag)}};
+  std::copy(std::begin(all), std::end(all), facts);
 }
 
 /// Tokens of this rank are queries and keys alike.

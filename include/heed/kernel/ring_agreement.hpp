@@ -8,6 +8,9 @@
 #include <cstdint>
 #include <exception>
 #include <type_traits>
+#if defined(__cpp_rtti)
+#include <typeinfo>
+#endif
 
 HEED_ARCH_BEGIN
 namespace detail {
@@ -49,6 +52,10 @@ template <class... Types>
 std::uint64_t fingerprint_of_types() noexcept {
   fingerprint print;
   print.add(__PRETTY_FUNCTION__);
+#if defined(__cpp_rtti)
+  // g++ calls all lambdas of a function alike that take the same arguments.
+  (print.add(typeid(Types).name()), ...);
+#endif
   return print.value();
 }
 
@@ -58,19 +65,39 @@ struct ring_fact {
   std::uint64_t value;
 };
 
+/// As many in all operators, some of them unused: ranks that are in different ones find out too. The first fact tells
+/// which operator it is.
+inline constexpr int ring_fact_count = 19;
+
+/// Runs f; if it throws, no other rank may wait for this one.
+template <class Transport, class F>
+void or_abort([[maybe_unused]] Transport& ranks, const F& f) {
+#if HEED_EXCEPTIONS
+  try {
+    f();
+  } catch (...) {
+    if (ranks.size() > 1) ranks.abort(1);
+    throw;
+  }
+#else
+  f();
+#endif
+}
+
 /// One exchange in which all ranks find out whether their arguments fit. `state_facts(facts)` checks the arguments of
-/// this rank and writes `count` facts; returned is the largest `step` that it returned on any rank. If it throws
+/// this rank and writes facts; returned is the largest step that it returned on any rank. If it throws
 /// heed::invalid_argument on some rank, or facts differ, all ranks throw heed::invalid_argument, and the transport is as
-/// good as before.
-template <int Count, class Transport, class StateFacts>
+/// good as before. If it throws something else (a mask may, that is asked what it sees), the call fails on all.
+template <class Transport, class StateFacts>
 HEED_COLD int agree(const checker& check, Transport& ranks, const StateFacts& state_facts) {
-  ring_fact facts[Count] = {};
-  std::uint64_t told[2 * Count + 2] = {};
+  constexpr int count = ring_fact_count;
+  ring_fact facts[count] = {};
+  std::uint64_t told[2 * count + 2] = {};
   const auto state = [&] {
     told[1] = static_cast<std::uint64_t>(state_facts(facts));
-    for (int i = 0; i < Count; ++i) {
+    for (int i = 0; i < count; ++i) {
       told[2 + i] = facts[i].value;
-      told[2 + Count + i] = ~facts[i].value;
+      told[2 + count + i] = ~facts[i].value;
     }
   };
   if (ranks.size() == 1) {
@@ -79,21 +106,26 @@ HEED_COLD int agree(const checker& check, Transport& ranks, const StateFacts& st
   }
 #if HEED_EXCEPTIONS
   std::exception_ptr own;
-  try {
-    state();
-  } catch (const invalid_argument&) {
-    own = std::current_exception();
-    told[0] = 1;
-  }
-  ranks.allreduce_max(view<std::uint64_t, 1>(told, {2 * Count + 2}));
-  if (own) std::rethrow_exception(own);
+#endif
+  or_abort(ranks, [&] {
+#if HEED_EXCEPTIONS
+    try {
+      state();
+    } catch (const invalid_argument&) {
+      own = std::current_exception();
+      told[0] = 1;
+    }
 #else
-  state();
-  ranks.allreduce_max(view<std::uint64_t, 1>(told, {2 * Count + 2}));
+    state();
+#endif
+    ranks.allreduce_max(view<std::uint64_t, 1>(told, {2 * count + 2}));
+  });
+#if HEED_EXCEPTIONS
+  if (own) std::rethrow_exception(own);
 #endif
   check.require(told[0] == 0, "another rank", "arguments that fit", "arguments that it refuses");
-  for (int i = 0; i < Count; ++i) {
-    const std::uint64_t most = told[2 + i], least = ~told[2 + Count + i];
+  for (int i = 0; i < count; ++i) {
+    const std::uint64_t most = told[2 + i], least = ~told[2 + count + i];
     if (most != least) [[unlikely]]
       check.fail_with(facts[i].name, "the same on all ranks", "different ones");
   }

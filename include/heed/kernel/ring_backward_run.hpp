@@ -11,13 +11,24 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
-/// to += from, or, between types, to = from.
+/// to += from, or, between types, to = from. Rows stand as they travel, one right after the other: aligned to nothing.
 template <class A, class T, class S>
 void take_gradients(const view<const T, 4>& from, bool adds, const view<S, 4>& to) noexcept {
+  using P = pack<T, A>;
+  const index_t features = to.extent(3);
   for (index_t b = 0; b < to.extent(0); ++b)
     for (index_t h = 0; h < to.extent(1); ++h)
-      for (index_t i = 0; i < to.extent(2); ++i)
-        sum_rows<T, A>(&from(b, h, i, 0), 0, 1, adds, &to(b, h, i, 0), to.extent(3));
+      for (index_t i = 0; i < to.extent(2); ++i) {
+        const T* const row = &from(b, h, i, 0);
+        S* const sums = &to(b, h, i, 0);
+        index_t e = 0;
+        for (; e + P::lanes <= features; e += P::lanes) {
+          P sum = P::load(row + e);
+          if (adds) sum += load_as<T, A>(sums + e);
+          store_as(sums + e, sum);
+        }
+        for (; e < features; ++e) sums[e] = static_cast<S>(adds ? static_cast<T>(sums[e]) + row[e] : row[e]);
+      }
 }
 
 /// A ring_backward call in progress on one rank.

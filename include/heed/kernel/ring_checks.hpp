@@ -30,8 +30,6 @@ HEED_COLD ring_plan plan_ring(const checker& check, int rank, int ranks, const v
 }
 
 /// What must be the same on all ranks.
-inline constexpr int ring_fact_count = 19;
-
 template <class S, class Options, class... Mods>
 HEED_COLD void state_ring_facts(const ring_plan& plan, const view<const S, 4>& q, const view<const S, 4>& k,
                                 index_t value_features, const Options& options, ring_fact* facts) noexcept {
@@ -39,7 +37,7 @@ HEED_COLD void state_ring_facts(const ring_plan& plan, const view<const S, 4>& q
   const auto real = [](double x) { return __builtin_bit_cast(std::uint64_t, x); };
   bool sink_gradient = false;
   if constexpr (requires { options.dsink; }) sink_gradient = static_cast<bool>(options.dsink);
-  const ring_fact all[ring_fact_count] = {{"element type", fingerprint_of_types<S>()},
+  const ring_fact all[ring_fact_count] = {{"operator and element type", fingerprint_of_types<Options>()},
                                           {"q.extent(0) (B)", number(q.extent(0))},
                                           {"q.extent(1) (H)", number(q.extent(1))},
                                           {"q.extent(3) (D)", number(q.extent(3))},

@@ -131,20 +131,5 @@ class transport_watch {
   unsigned looks_ = 0;
 };
 
-/// Runs f; if it throws, no other rank may wait for this one.
-template <class Transport, class F>
-void or_abort(Transport& ranks, const F& f) {
-#if HEED_EXCEPTIONS
-  try {
-    f();
-  } catch (...) {
-    if (ranks.size() > 1) ranks.abort(1);
-    throw;
-  }
-#else
-  f();
-#endif
-}
-
 }  // namespace detail
 HEED_ARCH_END

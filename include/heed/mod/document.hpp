@@ -6,6 +6,8 @@
 
 #include <heed/config.hpp>
 #include <heed/core/error.hpp>
+#include <heed/core/sequence_offsets.hpp>
+#include <heed/core/tensor.hpp>
 #include <heed/mod/compose.hpp>
 #include <heed/mod/masks.hpp>
 #include <heed/mod/position.hpp>
@@ -43,6 +45,28 @@ inline int first_from(const view<const std::int32_t, 1>& ids, int begin, int end
 }
 
 }  // namespace detail
+
+/// Ids of sequences that lie one after the other, [tokens]: s at positions cu_seqlens[s] .. cu_seqlens[s + 1] - 1.
+///
+///     const auto ids = heed::document_ids(cu_seqlens, N);
+///     heed::ring_forward(ranks, q, k, v, out, {.layout = layout}, heed::causal{} & heed::sorted_document{ids});
+///
+/// Throws heed::invalid_argument: offsets that do not start at 0, that decrease, or whose last one is not `tokens`.
+inline tensor<std::int32_t, 1> document_ids(sequence_offsets cu_seqlens, index_t tokens) {
+  const detail::checker check("document_ids");
+  const index_t sequences = cu_seqlens.size() - 1;
+  check.require(sequences >= 0, "cu_seqlens", "at least one offset", "none");
+  check.require(cu_seqlens.at(0) == 0, "cu_seqlens", "offsets that start at 0", cu_seqlens.at(0));
+  for (index_t s = 0; s < sequences; ++s)
+    check.require(cu_seqlens.at(s) <= cu_seqlens.at(s + 1), "cu_seqlens", "offsets that do not decrease",
+                  cu_seqlens.at(s + 1));
+  check.require(cu_seqlens.at(sequences) == tokens, "cu_seqlens", "as many tokens as there are",
+                cu_seqlens.at(sequences));
+  tensor<std::int32_t, 1> ids({tokens});
+  for (index_t s = 0; s < sequences; ++s)
+    for (index_t t = cu_seqlens.at(s); t < cu_seqlens.at(s + 1); ++t) ids(t) = static_cast<std::int32_t>(s);
+  return ids;
+}
 
 /// Documents in any order.   visible = id[q] == id[kv]
 /// classify() compares the ranges of the ids on both sides, reading each id of the tile's edges once; full is exact,

@@ -37,6 +37,16 @@ TEST_CASE("needles are found wherever they lie, whoever holds them") {
     }
 }
 
+TEST_CASE("needles lie apart, all of them before the questions") {
+  for (const index_t tokens : {1024, 1500, 1 << 20}) {
+    const haystack hay(tokens);
+    for (index_t n = 0; n < needle_count; ++n) {
+      CHECK(hay.place(n) >= (n == 0 ? 0 : hay.place(n - 1) + 1));
+      CHECK(hay.place(n) < hay.question(0));
+    }
+  }
+}
+
 TEST_CASE("a window hides what lies outside of it") {
   const settings s{.tokens = 1500, .window = 600};
   for (const outcome& o : search_on_threads(s, 2)) {

@@ -104,6 +104,9 @@ TEST_CASE("arguments of one rank that do not fit are refused on all") {
     o.bias = view<const float, 4>(t.q.data(), {1, 1, 1, 10});
   });
   check_one({"q"}, [](tensors& t, tensor_view& q, tensor_view&, options&) { q = t.out.all(); });
+  unsigned char small[8];
+  check_one({"options.scratch", "got 8"},
+            [&](tensors&, tensor_view&, tensor_view&, options& o) { o.scratch = {small, 8}; });
 }
 
 TEST_CASE("ranks that were told different things are refused, with what differs") {
@@ -125,36 +128,78 @@ TEST_CASE("ranks that were told different things are refused, with what differs"
   check_all({"options.sink"}, [&](int r, tensors&, tensor_view&, tensor_view&, options& o) {
     if (r == 1) o.sink = sink;
   });
-  check_all({"q.extent(0) (B)"}, [](int r, tensors& t, tensor_view& q, tensor_view& k, options&) {
-    if (r == 0) return;
-    q = q.slice(0, 0, 1);
-    k = k.slice(0, 0, 1);
-    t.v = tensor<float, 4>({1, 2, 10, 5});
-    t.out = t.dout = tensor<float, 4>::full({1, 4, 10, 5}, support::quiet_nan<float>);
-    t.lse = tensor<float, 3>({1, 4, 10});
-    t.dq = tensor<float, 4>({1, 4, 10, 6});
-    t.dk = tensor<float, 4>({1, 2, 10, 6});
-    t.dv = tensor<float, 4>({1, 2, 10, 5});
+  check_all({"options.kv_layout"}, [](int r, tensors&, tensor_view&, tensor_view&, options& o) {
+    if (r == 1) o.kv_layout = heed::contiguous_layout(20, 2);
   });
+  const tensor<float, 4> bias({1, 4, 10, 20});
+  check_all({"options.bias"}, [&](int r, tensors&, tensor_view&, tensor_view&, options& o) {
+    if (r == 1) o.bias = bias;
+  });
+  const auto check_extents = [](const char* name, const softmax_test::shape& other) {
+    check_all({name}, [&](int r, tensors& t, tensor_view& q, tensor_view& k, options& o) {
+      if (r == 0) return;
+      t = shard<float>(problem(other), o.layout, o.layout, r);
+      q = t.q, k = t.k;
+    });
+  };
+  check_extents("q.extent(0) (B)", {1, 4, 2, 20, 20, 6, 5});
+  check_extents("q.extent(1) (H)", {2, 2, 2, 20, 20, 6, 5});
+  check_extents("k.extent(1) (G)", {2, 4, 1, 20, 20, 6, 5});
+  check_extents("q.extent(3) (D)", {2, 4, 2, 20, 20, 7, 5});
+  check_extents("v.extent(3) (E)", {2, 4, 2, 20, 20, 6, 4});
 }
 
-TEST_CASE("ranks that were given other mods are refused") {
+namespace {
+
+/// What call(ranks, tensors, layout) says on each of two ranks.
+template <class Call>
+void check_both(const std::string& part, const Call& call) {
   problem p({1, 2, 1, 20, 20, 6, 5});
   const token_layout l = heed::striped_layout(20, 2);
   heed::in_process_group group(2, 60);
   std::string said[2];
   group.run([&](heed::in_process_transport& ranks) {
-    const int r = ranks.rank();
-    shard<float> own(p, l, l, r);
-    const heed::ring_options<float> o{.layout = l, .executor = heed::serial()};
-    said[r] = support::message_of([&] {
-      if (r == 0)
-        heed::ring_forward(ranks, own.q, own.k, own.v, own.out, o);
-      else
-        heed::ring_forward(ranks, own.q, own.k, own.v, own.out, o, [](heed::position at) { return at.q >= at.kv; });
-    });
+    shard<float> own(p, l, l, ranks.rank());
+    said[ranks.rank()] = support::message_of([&] { call(ranks, own, l); });
   });
-  for (const std::string& one : said) CHECK(one.find("mods: expected the same on all ranks") != std::string::npos);
+  for (const std::string& one : said) {
+    CAPTURE(one);
+    CHECK(one.find(part + ": expected the same on all ranks") != std::string::npos);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("ranks that were given other mods are refused, two lambdas of one place too") {
+  const auto causal = [](heed::position at) { return at.q >= at.kv; };
+  const auto strict = [](heed::position at) { return at.q > at.kv; };
+  for (const bool both : {true, false})
+    check_both("mods", [&](heed::in_process_transport& ranks, shard<float>& own, const token_layout& l) {
+      const heed::ring_options<float> o{.layout = l, .executor = heed::serial()};
+      if (ranks.rank() == 0)
+        heed::ring_forward(ranks, own.q, own.k, own.v, own.out, o, causal);
+      else if (both)
+        heed::ring_forward(ranks, own.q, own.k, own.v, own.out, o, strict);
+      else
+        heed::ring_forward(ranks, own.q, own.k, own.v, own.out, o);
+    });
+}
+
+TEST_CASE("ranks that are in different operators, or ask for different sums, are refused") {
+  tensor<float, 1> sink({2}), dsink({2});
+  check_both("operator and element type",
+             [](heed::in_process_transport& ranks, shard<float>& own, const token_layout& l) {
+               if (ranks.rank() == 0)
+                 heed::ring_forward(ranks, own.q, own.k, own.v, own.out, {.layout = l});
+               else
+                 heed::ring_backward(ranks, own.q, own.k, own.v, own.out, own.lse, own.dout, own.dq, own.dk, own.dv,
+                                     {.layout = l});
+             });
+  check_both("options.dsink", [&](heed::in_process_transport& ranks, shard<float>& own, const token_layout& l) {
+    heed::ring_backward_options<float> o{.layout = l, .sink = sink};
+    if (ranks.rank() == 1) o.dsink = dsink;
+    heed::ring_backward(ranks, own.q, own.k, own.v, own.out, own.lse, own.dout, own.dq, own.dk, own.dv, o);
+  });
 }
 
 TEST_CASE("gradients that make no sense over ranks are refused") {

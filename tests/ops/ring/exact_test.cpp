@@ -87,7 +87,7 @@ TEST_CASE("one rank gives the bits of softmax_forward and softmax_backward, and 
     softmax_test::solve<double>(alone, o);
     CHECK(same_results(ring, alone));
     CHECK(run.sent[0].empty());
-    CHECK(run.polls[0] == 0);
+    CHECK(run.calls[0] == 0);
   }
 }
 

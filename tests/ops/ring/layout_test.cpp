@@ -5,6 +5,7 @@
 #include <heed/mod/compose.hpp>
 #include <heed/mod/document.hpp>
 #include <heed/mod/masks.hpp>
+#include <heed/ops/position/rotary.hpp>
 #include <heed/ops/ring/work.hpp>
 
 using namespace ring_test;
@@ -66,6 +67,28 @@ TEST_CASE("what was dealt out comes back, of any rank and strides") {
     CHECK(support::same_bits<float, 4>(x, back));
     CHECK(support::same_bits<int, 1>(ids, ids_back));
     CHECK(support::same_bits<float, 2>(mask, mask_back));
+  }
+}
+
+TEST_CASE("positions travel with tokens: turning them before or after they are dealt out agrees") {
+  support::random_engine random(1);
+  const auto x = support::normal_tensor<float, 4>({1, 2, 23, 8}, random);
+  tensor<float, 4> turned({1, 2, 23, 8});
+  tensor<std::int32_t, 1> positions({23});
+  std::iota(positions.begin(), positions.end(), 5);
+  heed::rotary_forward(x, positions, turned);
+  for (const deal how : all_deals) {
+    const owned_layout dealt = deal_out(how, 23, 5);
+    for (int r = 0; r < 5; ++r) {
+      const index_t n = dealt.layout.count(r);
+      tensor<float, 4> part({1, 2, n, 8}), part_of_turned({1, 2, n, 8});
+      tensor<std::int32_t, 1> own_positions({n});
+      heed::to_layout(x, part, dealt.layout, r);
+      heed::to_layout(positions, own_positions, dealt.layout, r);
+      heed::rotary_forward(part, own_positions, part);
+      heed::to_layout(turned, part_of_turned, dealt.layout, r);
+      CHECK(support::same_bits<float, 4>(part, part_of_turned));
+    }
   }
 }
 

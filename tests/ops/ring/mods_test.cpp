@@ -14,6 +14,18 @@ namespace {
 using problem = backward_problem<double>;
 using options = softmax_backward_options<double>;
 
+/// A mod with two parameters, and a place for their gradients on each rank.
+struct tilted {
+  tensor<double, 1> weights;
+  tensor<double, 2>& gradients;
+
+  auto of_rank(int rank) const {
+    return heed::with_parameters<2>(
+        [](auto s, auto at, const auto& w) { return s - w[0] * heed::to_real(s, at.q - at.kv) + w[1] * s; }, weights,
+        gradients.all()[rank]);
+  }
+};
+
 }  // namespace
 
 TEST_CASE("masks and score mods see global positions, and what they learn is summed over ranks") {
@@ -21,12 +33,10 @@ TEST_CASE("masks and score mods see global positions, and what they learn is sum
   std::vector<std::int32_t> ids;
   for (int i = 0; i < M; ++i) ids.push_back(i / 17);
   const auto mask = heed::causal{} & heed::document{ids};
-  tensor<double, 1> slopes({2}), gradients({2});
-  slopes(0) = 0.3;
-  slopes(1) = 0.02;
-  const auto mod = heed::with_parameters<2>(
-      [](auto s, auto at, const auto& w) { return s - w[0] * heed::to_real(s, at.q - at.kv) + w[1] * s; }, slopes,
-      gradients);
+  tensor<double, 2> gradients({5, 2});
+  tilted mod{tensor<double, 1>({2}), gradients};
+  mod.weights(0) = 0.3;
+  mod.weights(1) = 0.02;
   for (const deal how : all_deals)
     for (const int ranks : {1, 2, 5}) {
       problem p({2, 2, 1, N, M, 6, 5}, 5);
@@ -46,8 +56,11 @@ TEST_CASE("masks and score mods see global positions, and what they learn is sum
       CAPTURE(int(how), ranks);
       CHECK(ring_error(p, run, o, arguments, mask, mod) <= 1);
       const auto expected = reference::softmax_backward<double>(p.q, p.k, p.v, p.dout, {}, arguments);
-      for (std::size_t n = 0; n < 2; ++n)
-        CHECK(std::fabs(gradients(index_t(n)) - expected.dscore[n]) <= 0x1p-52 * expected.dscore_noise[n]);
+      for (int r = 0; r < ranks; ++r)
+        for (std::size_t n = 0; n < 2; ++n) {
+          CHECK(std::fabs(gradients(r, index_t(n)) - expected.dscore[n]) <= 0x1p-52 * expected.dscore_noise[n]);
+          CHECK(gradients(r, index_t(n)) == gradients(0, index_t(n)));
+        }
     }
 }
 

@@ -10,8 +10,10 @@
 #include <heed/ops/ring/gated_slot_forward.hpp>
 #include <heed/ops/ring/lightning_forward.hpp>
 
+#include <atomic>
 #include <mutex>
 #include <numeric>
+#include <stdexcept>
 
 using namespace linear_test;
 using heed::in_process_group;
@@ -29,7 +31,7 @@ index_t tokens_of(const parts& p) { return std::accumulate(p.begin(), p.end(), i
 /// Calls f(ranks, part of a tensor's tokens) on every rank.
 template <class F>
 void on_every_rank(const parts& cut, const F& f) {
-  in_process_group group(static_cast<int>(cut.size()));
+  in_process_group group(static_cast<int>(cut.size()), 60);
   group.run([&](in_process_transport& ranks) {
     index_t begin = 0;
     for (int r = 0; r < ranks.rank(); ++r) begin += cut[static_cast<std::size_t>(r)];
@@ -220,10 +222,61 @@ TEST_CASE("Recurrences over ranks refuse what does not fit, on all ranks") {
       heed::ring_lightning_forward(ranks, part(p.q), part(p.k), part(p.v), ranks.rank() == 0 ? slopes : others,
                                    part(p.out), {});
     });
+    check_refusal(ranks.rank() == 0 ? "ring_gated_linear_forward" : "ring_lightning_forward",
+                  {"operator and element type", "the same on all ranks"}, [&] {
+                    if (ranks.rank() == 0)
+                      heed::ring_gated_linear_forward(ranks, part(p.q), part(p.k), part(p.v), part(p.feature_gates),
+                                                      part(p.out));
+                    else
+                      heed::ring_lightning_forward(ranks, part(p.q), part(p.k), part(p.v), slopes, part(p.out));
+                  });
     check_refusal("ring_gated_slot_forward", {"options.final_values"}, [&] {
       heed::ring_gated_slot_forward(ranks, part(slots.q), part(slots.k), part(slots.v), part(slots.s), part(slots.g),
                                     part(slots.out), {.final_keys = slots.final_keys});
     });
   });
   for (const float x : p.out) CHECK(std::isnan(x));
+}
+
+namespace {
+
+struct failing_executor {
+  index_t concurrency() const { return 1; }
+  template <class F>
+  void for_each_task(index_t, const F&) {
+    throw std::runtime_error("planned");
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a rank that fails in a recurrence over ranks ends it for those that need its states") {
+  const parts cut = {9, 9, 9};
+  problem<float> p({.H = 4, .G = 2, .N = 27, .D = 3, .E = 4});
+  const tensor<float, 1> slopes = tensor<float, 1>::full({4}, 0.5f);
+  slot_problem<float> slots({.H = 4, .G = 2, .N = 27, .D = 3, .E = 4, .S = 2});
+  for (int which = 0; which < 3; ++which) {
+    std::atomic<int> failed = 0, told = 0;
+    on_every_rank(cut, [&](in_process_transport& ranks, const auto& part) {
+      failing_executor failing;
+      const heed::executor_ref by = ranks.rank() == 0 ? heed::executor(failing) : heed::serial();
+      try {
+        if (which == 0)
+          heed::ring_gated_linear_forward(ranks, part(p.q), part(p.k), part(p.v), part(p.token_gates), part(p.out),
+                                          {.executor = by});
+        else if (which == 1)
+          heed::ring_lightning_forward(ranks, part(p.q), part(p.k), part(p.v), slopes, part(p.out), {.executor = by});
+        else
+          heed::ring_gated_slot_forward(ranks, part(slots.q), part(slots.k), part(slots.v), part(slots.s),
+                                        part(slots.g), part(slots.out), {.executor = by});
+      } catch (const heed::transport_error& error) {
+        told += error.peer() == 0;
+      } catch (const std::runtime_error&) {
+        ++failed;
+      }
+    });
+    CAPTURE(which);
+    CHECK(failed == 1);
+    CHECK(told == 2);
+  }
 }

@@ -8,6 +8,7 @@
 #include <heed/ops/ring/forward.hpp>
 #include <heed/ops/ring/layout.hpp>
 
+#include <array>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -89,6 +90,7 @@ heed::ring_options<S> forward_options(const heed::ring_backward_options<S>& o) {
   f.q_offset = o.q_offset;
   f.kv_offset = o.kv_offset;
   f.tag = o.tag;
+  f.scratch = o.scratch;
   f.executor = o.executor;
   return f;
 }
@@ -113,8 +115,19 @@ struct ring_run {
   support::hostility how{};
   /// Messages that each rank sent in both calls, forward's first.
   std::vector<std::vector<support::hostile_transport::sent_message>> sent{};
-  std::vector<int> polls{}, forward_messages{};
+  std::vector<int> calls{}, forward_messages{};
+  /// Polls of each rank while messages were under way: keys forward, keys back, sums back.
+  std::vector<std::array<int, 3>> overlapped{};
 };
+
+/// A mod, or the one that a rank has in its place: what it learns must go to memory of its own.
+template <class Mod>
+decltype(auto) mod_of(const Mod& mod, int rank) {
+  if constexpr (requires { mod.of_rank(rank); })
+    return mod.of_rank(rank);
+  else
+    return (mod);
+}
 
 /// Forward and backward over ranks; the results are put together in p. `bias` of options: of all rows.
 template <class S, class... Mods>
@@ -122,7 +135,8 @@ void solve_ring(backward_problem<S>& p, ring_run& run, const softmax_backward_op
                 const Mods&... mods) {
   const int ranks = run.q.layout.ranks();
   run.sent.assign(static_cast<std::size_t>(ranks), {});
-  run.polls.assign(static_cast<std::size_t>(ranks), 0);
+  run.calls.assign(static_cast<std::size_t>(ranks), 0);
+  run.overlapped.assign(static_cast<std::size_t>(ranks), {});
   run.forward_messages.assign(static_cast<std::size_t>(ranks), 0);
   heed::in_process_group group(ranks, 60);
   group.run([&](heed::in_process_transport& plain) {
@@ -145,8 +159,9 @@ void solve_ring(backward_problem<S>& p, ring_run& run, const softmax_backward_op
     }
     heed::ring_options<S> f = forward_options(o);
     f.lse = own.lse;
-    heed::ring_forward(transport, own.q, own.k, own.v, own.out, f, mods...);
+    heed::ring_forward(transport, own.q, own.k, own.v, own.out, f, mod_of(mods, r)...);
     run.forward_messages[static_cast<std::size_t>(r)] = static_cast<int>(transport.sent.size());
+    const int forward_polls = transport.polls_with_messages[0];
     if (options.dlse) o.dlse = own.dlse;
     if (options.dsink) o.dsink = own.dsink;
     if (options.dbias) {
@@ -154,7 +169,8 @@ void solve_ring(backward_problem<S>& p, ring_run& run, const softmax_backward_op
           tensor<S, 4>::full({bias.extent(0), bias.extent(1), bias.extent(2), bias.extent(3)}, support::quiet_nan<S>);
       o.dbias = dbias;
     }
-    heed::ring_backward(transport, own.q, own.k, own.v, own.out, own.lse, own.dout, own.dq, own.dk, own.dv, o, mods...);
+    heed::ring_backward(transport, own.q, own.k, own.v, own.out, own.lse, own.dout, own.dq, own.dk, own.dv, o,
+                        mod_of(mods, r)...);
     heed::from_layout(own.out, p.out, ql, r);
     heed::from_layout(own.lse, p.lse, ql, r);
     heed::from_layout(own.dq, p.dq, ql, r);
@@ -170,7 +186,9 @@ void solve_ring(backward_problem<S>& p, ring_run& run, const softmax_backward_op
         p.dsink(h) = own.dsink(h);
       }
     run.sent[static_cast<std::size_t>(r)] = transport.sent;
-    run.polls[static_cast<std::size_t>(r)] = transport.polls;
+    run.calls[static_cast<std::size_t>(r)] = transport.polls + transport.collectives;
+    run.overlapped[static_cast<std::size_t>(r)] = {forward_polls, transport.polls_with_messages[0] - forward_polls,
+                                                   transport.polls_with_messages[1]};
   });
 }
 

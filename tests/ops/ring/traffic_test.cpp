@@ -2,7 +2,8 @@
 #include "support/catch.hpp"
 #include "support/shuffling_executor.hpp"
 
-#include <chrono>
+#include <atomic>
+#include <string>
 
 using namespace ring_test;
 using support::fault;
@@ -91,12 +92,15 @@ TEST_CASE("results do not depend on the speed and the order of messages, nor on 
   }
 }
 
-TEST_CASE("a transport gets time while tiles are computed") {
+TEST_CASE("messages are under way, and the transport gets time, while tiles are computed") {
   problem p(softmax_test::shape{1, 1, 1, 600, 1500, 6, 5});
   ring_run run{deal_out(deal::contiguous, 600, 2), deal_out(deal::contiguous, 1500, 2)};
   solve_ring(p, run, options{});
-  CHECK(run.polls[0] > 0);
-  CHECK(run.polls[1] > 0);
+  for (const auto& polls : run.overlapped) {
+    CHECK(polls[0] > 0);
+    CHECK(polls[1] > 0);
+    CHECK(polls[2] > 0);
+  }
 }
 
 TEST_CASE("whatever goes wrong on one rank, all ranks throw, and none waits") {
@@ -144,25 +148,68 @@ TEST_CASE("whatever goes wrong on one rank, all ranks throw, and none waits") {
 TEST_CASE("what a mod throws comes out of its rank, and the others hear of it") {
   problem p(usual);
   const owned_layout l = deal_out(deal::contiguous, 50, 3);
-  heed::in_process_group group(3, 60);
-  int own_error = 0, others = 0;
-  std::mutex one;
+  // A key of its own shard, so at once; one of the last shard that comes to it, which others may not need it for.
+  for (const int thrown_at : {20, 40}) {
+    heed::in_process_group group(3, 60);
+    std::atomic<int> own_error = 0, others = 0, later = 0;
+    group.run([&](heed::in_process_transport& plain) {
+      support::hostile_transport transport(plain, {});
+      shard<float> own(p, l.layout, l.layout, transport.rank());
+      const bool throws = transport.rank() == 1;
+      try {
+        heed::ring_forward(transport, own.q, own.k, own.v, own.out, {.layout = l.layout, .executor = heed::serial()},
+                           [=](heed::position at) {
+                             if (throws && at.kv == thrown_at) throw 7;
+                             return true;
+                           });
+      } catch (int) {
+        ++own_error;
+      } catch (const heed::transport_error& error) {
+        others += error.peer() == 1;
+      }
+      try {
+        transport.barrier();
+      } catch (const heed::transport_error& error) {
+        later += error.peer() == 1;
+      }
+    });
+    CAPTURE(thrown_at);
+    CHECK(own_error == 1);
+    if (thrown_at == 20) CHECK(others == 2);
+    CHECK(later == 3);
+  }
+}
+
+namespace {
+
+/// Sees all, and throws on one rank when it is asked about tiles, as happens before anything is sent.
+struct failing_mask {
+  bool throws;
+
+  bool operator()(const heed::position&) const { return true; }
+  heed::tile_class classify(int, int, int, int, int, int) const {
+    if (throws) throw 7;
+    return heed::tile_class::full;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a rank that fails before it knows whether all agree holds nobody up") {
+  problem p(usual);
+  const owned_layout l = deal_out(deal::zigzag, 50, 3);
+  heed::in_process_group group(3, 5);
+  std::atomic<int> own_error = 0, others = 0;
   group.run([&](heed::in_process_transport& plain) {
     support::hostile_transport transport(plain, {});
     shard<float> own(p, l.layout, l.layout, transport.rank());
-    const bool throws = transport.rank() == 1;
     try {
       heed::ring_forward(transport, own.q, own.k, own.v, own.out, {.layout = l.layout, .executor = heed::serial()},
-                         [throws](heed::position at) {
-                           if (throws && at.kv == 20) throw 7;  // in its own shard, so at once
-                           return true;
-                         });
+                         failing_mask{transport.rank() == 2});
     } catch (int) {
-      const std::lock_guard<std::mutex> lock(one);
       ++own_error;
     } catch (const heed::transport_error& error) {
-      const std::lock_guard<std::mutex> lock(one);
-      others += error.peer() == 1;
+      others += error.peer() == 2;
     }
   });
   CHECK(own_error == 1);

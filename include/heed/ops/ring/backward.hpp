@@ -25,6 +25,22 @@ HEED_COLD void check_ring_bias_gradient(const checker& check, const ring_plan& p
   check.extent(bias, "options.bias", 3, plan.keys.tokens(), "M, where dbias is given");
 }
 
+/// Scratch of a call.
+template <class A, class S, class... Mods>
+index_t ring_backward_call_bytes(const ring_plan& plan, const view<const S, 4>& q, const view<const S, 4>& k,
+                                 const view<const S, 4>& v, const ring_backward_options<S>& options,
+                                 const Mods&... mods) {
+  // Only the last extent is looked at.
+  const view<const S, 4> out(nullptr, {q.extent(0), q.extent(1), q.extent(2), v.extent(3)});
+  const softmax_gradient_rows<S> rows{q, out, {}, {}, {}, {}, options.bias, {}, options.dsink, options.dbias, 1, {}};
+  const auto& user_mask = find_mask(mods...);
+  using mask_type = std::remove_cvref_t<decltype(user_mask)>;
+  const windowed<mask_type> mask{-1, -1, user_mask};
+  const auto chain = find_score_mods(options.softcap, mods...);
+  const executor_ref where = resolve(options.executor);
+  return ring_backward_bytes<A>(plan, rows, k, v, mask, chain, where);
+}
+
 }  // namespace detail
 
 /// Scratch, in bytes, that ring_backward needs on this rank for tensors of these extents, these options and mods: what
@@ -37,16 +53,7 @@ index_t ring_backward_scratch_bytes(const Transport& ranks, const std::type_iden
                                     const Mods&... mods) {
   const detail::checker check("ring_backward_scratch_bytes");
   const detail::ring_plan plan = detail::plan_ring(check, ranks.rank(), ranks.size(), q, k, options);
-  // Only the last extent is looked at.
-  const view<const T, 4> out(nullptr, {q.extent(0), q.extent(1), q.extent(2), v.extent(3)});
-  const detail::softmax_gradient_rows<T> rows{q, out, {}, {}, {}, {}, options.bias, {}, options.dsink, options.dbias,
-                                              1, {}};
-  const auto& user_mask = detail::find_mask(mods...);
-  using mask_type = std::remove_cvref_t<decltype(user_mask)>;
-  const detail::windowed<mask_type> mask{-1, -1, user_mask};
-  const auto chain = detail::find_score_mods(options.softcap, mods...);
-  const executor_ref where = detail::resolve(options.executor);
-  return detail::ring_backward_bytes<A>(plan, rows, k, v, mask, chain, where);
+  return detail::ring_backward_call_bytes<A, T>(plan, q, k, v, options, mods...);
 }
 
 namespace detail {
@@ -67,7 +74,7 @@ void ring_backward_on(Transport& ranks, view<const S, 4> q, view<const S, 4> k, 
     const windowed<mask_type> mask{options.window_left, options.window_right, user_mask};
     ring_plan plan{};
     view<const S, 4> bias;
-    const int last = agree<ring_fact_count>(check, ranks, [&](ring_fact* facts) {
+    const int last = agree(check, ranks, [&](ring_fact* facts) {
       check_backward_queries(check, q, out, lse, dout, dq, options.dlse, options.sink, options.scale, options.softcap);
       check_keys(check, q, k, v, out, "k", "v");
       check_key_gradients(check, k, v, dk, dv, "dk", "dv");
@@ -88,6 +95,7 @@ void ring_backward_on(Transport& ranks, view<const S, 4> q, view<const S, 4> k, 
       check_aliasing(check, dv, "dv", dq, dk);
       check_aliasing(check, options.dsink, "options.dsink", dq, dk, dv);
       check_aliasing(check, options.dbias, "options.dbias", dq, dk, dv, options.dsink);
+      check_scratch(check, options.scratch, ring_backward_call_bytes<A, S>(plan, q, k, v, options, mods...));
       state_ring_facts<S, ring_backward_options<S>, Mods...>(plan, q, k, v.extent(3), options, facts);
       return last_step_of(plan, mask, q.extent(0), q.extent(1));
     });
@@ -127,8 +135,8 @@ void ring_backward_on(Transport& ranks, view<const S, 4> q, view<const S, 4> k, 
 /// dv   [B,G,m,E]  gradient by v
 /// options         see ring_backward_options
 /// mods            those of the forward call, callable with heed::dual numbers. Gradients by parameters
-///                 (with_parameters) are summed over all ranks and given to all; mods that accumulate get the pairs of
-///                 this rank's queries
+///                 (with_parameters) are summed over all ranks and given to all, so ranks of one process need a place for
+///                 them each; mods that accumulate get the pairs of this rank's queries
 ///
 /// Keys and values go round once more. The sums of their gradients, in the accumulator's type, follow one step behind:
 /// each rank adds what its queries give, and they end where the keys are at home. When the ring stops early they go

@@ -40,7 +40,7 @@ void ring_forward_on(Transport& ranks, view<const S, 4> q, view<const S, 4> k, v
     const windowed<mask_type> mask{options.window_left, options.window_right, user_mask};
     ring_plan plan{};
     view<const S, 4> bias;
-    const int last = agree<ring_fact_count>(check, ranks, [&](ring_fact* facts) {
+    const int last = agree(check, ranks, [&](ring_fact* facts) {
       check_queries(check, q, out, options.lse, options.sink, options.scale, options.softcap);
       check_keys(check, q, k, v, out, "k", "v");
       check_window(check, options.window_left, options.window_right);
@@ -48,6 +48,9 @@ void ring_forward_on(Transport& ranks, view<const S, 4> q, view<const S, 4> k, v
       bias = broadcast_ring_bias(check, plan, options.bias, q);
       check_aliasing(check, out, "out", q, k, v, options.bias);
       check_aliasing(check, options.lse, "options.lse", q, k, v, options.bias, out);
+      check_scratch(check, options.scratch,
+                    ring_forward_bytes<A, S>(plan, q, k.extent(1), v.extent(3), static_cast<bool>(bias),
+                                             resolve(options.executor)));
       state_ring_facts<S, ring_options<S>, Mods...>(plan, q, k, v.extent(3), options, facts);
       return last_step_of(plan, mask, q.extent(0), q.extent(1));
     });
@@ -85,10 +88,11 @@ void ring_forward_on(Transport& ranks, view<const S, 4> q, view<const S, 4> k, v
 /// Deterministic: bit-equal for any executor, number of threads and speed of messages; not for another P or layout.
 /// Accuracy: as softmax_forward.
 /// Throws heed::invalid_argument on all ranks, before anything is sent or written: all that softmax_forward throws for;
-/// no layout, one for another number of ranks, extents that are not what it gives this rank; options, extents, layouts
-/// or mods that differ between ranks; and where another rank was refused its arguments.
+/// no layout, one for another number of ranks, extents that are not what it gives this rank; options, extents, layouts or
+/// types of mods that differ between ranks; and where another rank was refused its arguments.
 /// Throws transport_error where ranks cannot go on. Whatever one rank throws during the call, those that still need
-/// something of it throw transport_error and none waits for it; out and lse are then unspecified.
+/// something of it throw transport_error, others at their next call of the transport, and none waits for it; out and lse
+/// are then unspecified.
 /// Paper: Liu, Zaharia, Abbeel, Ring Attention with Blockwise Transformers for Near-Infinite Context, 2023; Brandon et
 /// al., Striped Attention, 2023.
 template <transport Transport, writable<4> Out, class... Mods>

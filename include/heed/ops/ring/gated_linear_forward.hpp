@@ -36,7 +36,7 @@ void ring_gated_linear_forward_on(Transport& ranks, view<const S, 4> q, view<con
     const index_t share = k.extent(1) > 0 ? q.extent(1) / k.extent(1) : 1;
     const matrix_relay_extents extents = gated_relay_extents(k, v);
     const auto bytes_of = gated_piece_bytes<A>(q, k, v, options);
-    agree<relay_fact_count>(check, ranks, [&](ring_fact* facts) {
+    agree(check, ranks, [&](ring_fact* facts) {
       check_recurrence(check, q, k, v, out, options.scale, options.chunk);
       check_gates<Kind>(check, g, k);
       check_matrix_relay(check, ranks.rank(), ranks.size(), q, k, v, g, out, extents, options, bytes_of);
@@ -89,7 +89,8 @@ index_t ring_gated_linear_forward_scratch_bytes(const Transport& ranks, const st
 /// Throws heed::invalid_argument on all ranks, before anything is sent or written: all that gated_linear_forward throws
 /// for; other keys than queries; an initial state on a rank that is not the first; extents or options that differ between
 /// ranks; and where another rank was refused its arguments. Throws transport_error where ranks cannot go on. Whatever one
-/// rank throws during the call, the others throw too; outputs are then unspecified.
+/// rank throws during the call, those that still need a state of it throw transport_error, others at their next call of
+/// the transport; outputs are then unspecified.
 /// Paper: Yang, Wang, Shen, Panda, Kim, Gated Linear Attention Transformers with Hardware-Efficient Training, 2024; Sun et
 /// al., Linear Attention Sequence Parallelism, 2024, for the states that go from rank to rank.
 template <transport Transport, writable<4> Out>

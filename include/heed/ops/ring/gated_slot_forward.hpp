@@ -49,7 +49,7 @@ void ring_gated_slot_forward_on(Transport& ranks, view<const S, 4> q, view<const
     const index_t share = k.extent(1) > 0 ? q.extent(1) / k.extent(1) : 1, slots = s.extent(3);
     const relayed_states extents = slot_relay_states(k, v, slots);
     const auto bytes_of = slot_piece_bytes<A>(q, k, v, slots, options);
-    agree<relay_fact_count>(check, ranks, [&](ring_fact* facts) {
+    agree(check, ranks, [&](ring_fact* facts) {
       check_recurrence(check, q, k, v, out, options.scale, options.chunk);
       check_slot_writes(check, q, k, s, g);
       check_relayed(check, ranks.rank(), q, k, options.initial_keys.data(), "options.initial_keys", options.tag);

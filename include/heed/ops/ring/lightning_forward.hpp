@@ -37,7 +37,7 @@ void ring_lightning_forward_on(Transport& ranks, view<const S, 4> q, view<const 
     const checker check("ring_lightning_forward");
     const matrix_relay_extents extents = lightning_relay_extents(q, k, v);
     const auto bytes_of = lightning_piece_bytes<A>(q, k, v, options);
-    agree<relay_fact_count>(check, ranks, [&](ring_fact* facts) {
+    agree(check, ranks, [&](ring_fact* facts) {
       check_recurrence(check, q, k, v, out, options.scale, options.chunk);
       check_slopes(check, slopes, q.extent(1));
       check_matrix_relay(check, ranks.rank(), ranks.size(), q, k, v, slopes, out, extents, options, bytes_of);
