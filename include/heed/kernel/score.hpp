@@ -264,12 +264,13 @@ class score_steps {
 ///
 /// scores [key][query lane] hold the scaled products; `bias`, of the same layout, is added after the softcap, or null.
 /// If the chain is plain, the products are times log2(e) already and began at `start`; else the logit z gets both here.
+/// `biased`: they began at the bias too, which only excludes then.
 /// `weigh`: scores become weights 2^z, and `total` [lane] their sum. Otherwise they become z, and `total` its maximum.
 /// `careful`: a bias of -inf excludes whatever the product is, and the result tells whether a bias or a score mod
 /// excluded some pair. Otherwise NaN may come out of a product that is one.
 template <class T, class A, class Mask, class... Mods>
 bool finish_scores(T* scores, const T* bias, T* total, const T* start, tile_part part, tile_place place, bool masked,
-                   bool weigh, bool careful, const Mask& mask, const score_chain<Mods...>& chain) {
+                   bool weigh, bool careful, bool biased, const Mask& mask, const score_chain<Mods...>& chain) {
   using P = pack<T, A>;
   using shape = tile_shape<T, A>;
   constexpr T excluded = -std::numeric_limits<T>::infinity();
@@ -286,8 +287,10 @@ bool finish_scores(T* scores, const T* bias, T* total, const T* start, tile_part
       P z = P::load_aligned(here);
       if constexpr (common)
         z = to_logit.template modify<0, sizeof...(Mods)>(z, at);
+      else if (const T* const added = bias == nullptr ? nullptr : bias + j * shape::queries + v * shape::width; biased)
+        to_logit.exclude(z, added);
       else if (!plain || bias != nullptr)
-        z = to_logit(z, bias == nullptr ? nullptr : bias + j * shape::queries + v * shape::width, careful, at);
+        z = to_logit(z, added, careful, at);
       if (!common && careful) lowest = min(z, lowest);
       if (common || !plain) z = fma(z, P(log2_e<T>), first);
       if (!common && masked) z = select(visible<T, A>(mask, at, v), z, P(excluded));

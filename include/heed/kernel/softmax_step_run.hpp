@@ -267,7 +267,8 @@ class softmax_step_run {
                         query, some, block.first, block.count, space.bias);
       std::fill_n(top, groups * shape::width, -std::numeric_limits<T>::infinity());
       finish_scores<T, A>(space.tile, space.bias, top, zeros, {0, block.count, 0, groups},
-                          {at.sequence, head, block.query + query, block.key}, true, false, true, segment.mask, chain_);
+                          {at.sequence, head, block.query + query, block.key}, true, false, true, false, segment.mask,
+                          chain_);
       for (int j = 0; j < block.count; ++j) std::copy_n(space.tile + j * pitch, some, scores + j * Rows + r);
     }
   }

@@ -32,17 +32,17 @@ HEED_INLINE void compare_panel(const T* keys, index_t stride, int count, const T
 }
 
 /// Products of plain scores, from `start` on, for as many keys as panels take at a time. Returns whether that is all
-/// there is to do: they are weights already, or logits whose largest is known.
+/// there is to do, unless `more` is: they are weights already, or logits whose largest is known.
 template <int Vectors, class T, class A, class Start>
 HEED_INLINE bool plain_panel(const T* keys, index_t stride, int count, const T* queries, index_t features, Start start,
-                             bool weigh, bool hides, T* total, T* scores) noexcept {
+                             bool weigh, bool more, T* total, T* scores) noexcept {
   using shape = tile_shape<T, A>;
-  if (!weigh && !hides) {
+  if (!weigh && !more) {
     logit_panel<Vectors, T, A>(keys, stride, count, queries, features, start, total, scores);
     return true;
   }
   if constexpr (Vectors == shape::vectors) {
-    if (weigh && !hides) {
+    if (weigh && !more) {
       weight_panel<Vectors, T, A>(keys, stride, count, queries, features, start, total, scores);
       return true;
     }
@@ -61,15 +61,13 @@ HEED_NOINLINE bool score_keys(const scored_tile<T>& tile, const key_block<Source
   constexpr int width = shape::width, pitch = shape::queries;
   alignas(64) static constexpr T zeros[pitch] = {};
   const bool plain = chain.plain();
-  // Products may begin at the bias, unless they must be told apart from it.
-  const bool products_alone = plain && !careful;
   const tile_part& part = run.part;
   bool excluded = false;
   block.for_keys(part.first, part.count, [&](const T* rows, index_t stride, int count, int row) {
     for_blocks<T, A>(part.low, part.high, [&](auto vectors, int v) {
       constexpr int n = decltype(vectors)::value;
       const T* const queries = tile.queries + v * width;
-      const bool fused = n == shape::vectors && weigh && products_alone && run.masked == 0;
+      const bool fused = n == shape::vectors && weigh && plain && !careful && run.masked == 0;
       const int most = n == 1 ? shape::mask_keys : (fused ? 8 : 4) * shape::rows(n);
       for (int j = 0; j < count;) {
         const int at = row + j;
@@ -77,25 +75,26 @@ HEED_NOINLINE bool score_keys(const scored_tile<T>& tile, const key_block<Source
         const bool hides = (run.masked >> at / shape::mask_keys & 1u) != 0;
         const T* const keys = rows + j * stride;
         T* const scores = tile.scores + at * pitch + v * width;
-        const auto finish = [&](const T* added) {
-          return finish_scores<T, A>(tile.scores, added, total, start, {at, some, v, v + n}, place, hides, weigh,
-                                     careful, mask, chain);
-        };
-        if (products_alone) {
+        const tile_part here{at, some, v, v + n};
+        if (plain) {
           if constexpr (sizeof...(Mods) == 0) {
             const auto panel = [&](const auto& from) {
-              return plain_panel<n, T, A>(keys, stride, some, queries, tile.features, from, weigh, hides,
+              return plain_panel<n, T, A>(keys, stride, some, queries, tile.features, from, weigh, hides || careful,
                                           total + v * width, scores);
             };
             const bool done = bias == nullptr
                                   ? panel(lane_start<T, A>{start + v * width})
                                   : panel(biased_start<T, A>{start + v * width, bias + at * pitch + v * width});
-            if (!done) finish(nullptr);
+            if (!done)
+              excluded = finish_scores<T, A>(tile.scores, careful ? bias : nullptr, total, start, here, place, hides,
+                                             weigh, careful, true, mask, chain) ||
+                         excluded;
           }
         } else {
-          compare_panel<n, T, A>(keys, stride, some, queries, tile.features, (plain ? start : zeros) + v * width,
-                                 scores, chain);
-          excluded = finish(bias) || excluded;
+          compare_panel<n, T, A>(keys, stride, some, queries, tile.features, zeros + v * width, scores, chain);
+          excluded = finish_scores<T, A>(tile.scores, bias, total, start, here, place, hides, weigh, careful, false,
+                                         mask, chain) ||
+                     excluded;
         }
         ahead.issue(some * n);
         j += some;
