@@ -192,9 +192,6 @@ test_everything() {
     suite riscv64 "-DHEED_TEST_FILTER=^simd/(pack|convert|exp)_|/grid_test" -DCMAKE_CXX_FLAGS_RELEASE=-O1
   fi
 
-  say "Compiling each header alone"
-  build native --target all_verify_interface_header_sets
-
   say "Running all tests ($(($(date +%s) - started)) s so far)"
   for preset in $suites; do
     printf 'subdirs("../%s")\n' "$preset"
