@@ -109,11 +109,17 @@ void add_backward(const grid& g, index_t heads, index_t d) {
 
 void add_naive(const grid& g, index_t heads, index_t d) {
   const shape s{1, heads, heads, g.tokens(), d};
-  bench::add(bench::name_of({"neighborhood/naive", "float32", g.label}), s, [=](benchmark::State& state, int threads) {
-    problem<float> p(s);
-    const double flops = 4.0 * static_cast<double>(heads * d) * g.pairs();
-    bench::sample<float>(state, threads, flops, [&] { naive(p, g.axes, threads); });
-  });
+  bench::add(
+      bench::name_of({"neighborhood/naive", "float32", g.label}), s,
+      [=](benchmark::State& state, int threads) {
+        problem<float> p(s);
+        bench::compare(
+            state, threads, [&] { naive(p, g.axes, threads); },
+            [&] {
+              heed::neighborhood_forward(p.q, p.k, p.v, p.out, std::span(g.axes), {.executor = heed::openmp(threads)});
+            });
+      },
+      31);
 }
 
 }  // namespace

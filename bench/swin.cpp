@@ -137,24 +137,10 @@ void add_eigen(const shape& s, index_t window) {
         problem p(s, window);
         const eigen_windows eigen(p);
         const auto options = p.options<heed::swin_options<float>>(0, threads);
-        std::vector<double> ratios;
-        heed::swin_forward(p.q, p.k, p.v, p.out, options);
-        const auto call = [&] {
-          const auto start = bench::clock::now();
-          eigen.run(p, threads);
-          const auto middle = bench::clock::now();
-          heed::swin_forward(p.q, p.k, p.v, p.out, options);
-          ratios.push_back(bench::seconds(start, middle) / bench::seconds(middle, bench::clock::now()));
-        };
-        for (auto _ : state) {
-          const auto start = bench::clock::now();
-          call();
-          state.SetIterationTime(bench::seconds(start, bench::clock::now()) * ratios.back() / (1 + ratios.back()));
-        }
-        std::sort(ratios.begin(), ratios.end());
-        state.counters["times_heed_median"] = ratios[ratios.size() / 2];
-        state.counters["times_heed_least"] = ratios.front();
-      });
+        bench::compare(
+            state, threads, [&] { eigen.run(p, threads); }, [&] { heed::swin_forward(p.q, p.k, p.v, p.out, options); });
+      },
+      31);
 }
 
 void add_channel(const shape& s) {

@@ -88,16 +88,39 @@ void sample(benchmark::State& state, int threads, double flops, const Call& call
   sample(state, threads, flops, "gflops", [=](double duration) { return fma_peak<Real>(threads, duration); }, call);
 }
 
-/// Registers run(state, threads) as <name>/B/H/N/D/threads, 11 samples each, for 1 and 2 threads.
+/// Times other(), each time beside own(): how many times as long it takes, by the best of each and by neighboring calls.
+template <class Other, class Own>
+void compare(benchmark::State& state, int threads, const Other& other, const Own& own) {
+  pin_threads(threads);
+  other();
+  own();
+  std::vector<double> of_other, of_own, ratios;
+  for (auto _ : state) {
+    const auto start = clock::now();
+    other();
+    const auto middle = clock::now();
+    own();
+    of_other.push_back(seconds(start, middle));
+    of_own.push_back(seconds(middle, clock::now()));
+    ratios.push_back(of_other.back() / of_own.back());
+    state.SetIterationTime(of_other.back());
+  }
+  std::sort(ratios.begin(), ratios.end());
+  state.counters["times_heed_best"] =
+      *std::min_element(of_other.begin(), of_other.end()) / *std::min_element(of_own.begin(), of_own.end());
+  state.counters["times_heed_median"] = ratios[ratios.size() / 2];
+}
+
+/// Registers run(state, threads) as <name>/B/H/N/D/threads, `samples` samples each, for 1 and 2 threads.
 template <class Run>
-void add(const std::string& name, const shape& s, const Run& run) {
+void add(const std::string& name, const shape& s, const Run& run, int samples = 11) {
   for (const int threads : {1, 2}) {
     std::string full = name;
     for (const index_t part : {s.batch, s.heads, s.n, s.d, index_t(threads)})
       full = name_of({full, std::to_string(part)});
     benchmark::RegisterBenchmark(full.c_str(), [=](benchmark::State& state) { run(state, threads); })
         ->UseManualTime()
-        ->Iterations(11)
+        ->Iterations(samples)
         ->Unit(benchmark::kMillisecond);
   }
 }

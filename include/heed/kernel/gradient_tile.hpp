@@ -186,7 +186,8 @@ class gradient_tile {
     for (int g = run.part.low; g < run.part.high; ++g)
       (P::load_aligned(start_ + g * width) + P(log_weight2)).store_aligned(start + g * width);
     // Whether panels can finish what they have in registers.
-    const bool fused = shape::fuse_exp && First == by_product && chain.plain() && bias == nullptr && run.masked == 0;
+    constexpr bool may_fuse = First == by_product && sizeof...(Mods) == 0;
+    const bool fused = may_fuse && chain.plain() && bias == nullptr && run.masked == 0;
     T* const weights = buffers_->scores;
     T* const gradients = buffers_->gradients;
     block.for_keys(run.part.first, run.part.count, [&](const T* rows, index_t stride, int count, int row) {
@@ -194,7 +195,7 @@ class gradient_tile {
         constexpr int n = decltype(vectors)::value;
         const T* const queries = queries_ + v * width;
         T* const to = weights + row * pitch + v * width;
-        if constexpr (shape::fuse_exp) {
+        if constexpr (may_fuse) {
           if (fused) {
             probability_panel<n, T, A>(rows, stride, count, queries, buffers_->features, start + v * width, to);
             return;
@@ -209,7 +210,7 @@ class gradient_tile {
         constexpr int n = decltype(vectors)::value;
         const T* const upstream = upstream_ + v * width;
         const index_t at = row * pitch + v * width;
-        if constexpr (shape::fuse_exp) {
+        if constexpr (may_fuse) {
           if (fused) {
             logit_gradient_panel<n, T, A>(rows, stride, count, upstream, buffers_->value_features, offset_ + v * width,
                                           weights + at, gradients + at);
@@ -218,7 +219,8 @@ class gradient_tile {
         }
         // The offset is no part of what a factor multiplies.
         const T* const offset = score_chain<Mods...>::has_value_factor ? zeros : offset_;
-        key_panel<n, T, A>(rows, stride, count, upstream, buffers_->value_features, offset + v * width, gradients + at);
+        key_panel<n, T, A>(rows, stride, count, upstream, buffers_->value_features,
+                           lane_start<T, A>{offset + v * width}, gradients + at);
       });
     });
     if (!fused) differentiate_scores<First>(run, place, bias, start, mask, chain, parameter_sums);
@@ -347,6 +349,7 @@ class gradient_tile {
                                       query_gradients_ + v * width);
         else
           value_panel<decltype(vectors)::value, T, A>(rows, stride, count, gradients, buffers_->features,
+                                                      {query_gradients_ + v * width, pitch},
                                                       query_gradients_ + v * width);
       });
     });

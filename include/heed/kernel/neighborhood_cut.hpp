@@ -57,6 +57,10 @@ class neighborhood_cut {
     side[0] = sides[stacked];
     for (int axis = 0, next = 1; axis < 3; ++axis)
       if (axis != stacked) side[next++] = sides[axis];
+    for (int lane = 0; lane < shape::width; ++lane) {
+      const int inner = lane % (side[1].box * side[2].box);
+      in_box[lane] = {{lane / (side[1].box * side[2].box), inner / side[2].box, inner % side[2].box}};
+    }
   }
 
   index_t tokens() const noexcept { return tokens_; }
@@ -96,6 +100,7 @@ class neighborhood_cut {
   }
 
   neighborhood_side side[3];
+  neighborhood_place in_box[shape::width];  // of the lanes of a vector, from the corner of its box
 
  private:
   static int boxes_of(const neighborhood_side& s) noexcept { return s.boxes(s.line.size(0)); }

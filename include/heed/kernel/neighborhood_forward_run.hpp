@@ -28,12 +28,12 @@ struct neighborhood_workspace {
                          index_t table_size) noexcept
       : buffers(memory, features, value_features, copies, table_size > 0),
         tile(memory, buffers),
-        rows(memory.take<S>(shape::queries * std::max(features, value_features))),
+        idle(memory.take<S>(value_features)),
         table(memory.take<T>(round_up(table_size, shape::width))) {}
 
   tile_buffers<T, A> buffers;
   softmax_tile<T, A> tile;
-  S* rows;  // [lane][D] or [lane][E]
+  S* idle;  // [E], for what no query asked for
   T* table;
 };
 
@@ -89,9 +89,9 @@ class neighborhood_forward_run {
  private:
   void attend_tile(neighborhood_workspace<S, A>& space, const neighborhood_tile<T, A>& tile, index_t batch,
                    index_t head) const noexcept {
-    const index_t d = keys_.features(), e = keys_.value_features();
-    gather_rows(tile, rows_.q[batch][head], space.rows);
-    space.tile.load_queries(space.rows, d, tile.lanes(),
+    const S* queries[shape::queries];
+    list_rows(tile, rows_.q[batch][head], queries);
+    space.tile.load_queries(pointed_rows<const S>{queries}, tile.lanes(),
                             static_cast<T>(chain_.plain() ? rows_.scale * double(log2_e<T>) : rows_.scale));
     const auto attend = [&](tile_care care) {
       space.tile.clear(care);
@@ -99,8 +99,9 @@ class neighborhood_forward_run {
     };
     attend(tile_care::none);
     attend_with_more_care(space.tile, attend);
-    space.tile.store_output(space.rows, e);
-    scatter_rows(tile, space.rows, rows_.out[batch][head]);
+    S* outputs[shape::queries];
+    list_rows(tile, rows_.out[batch][head], space.idle, outputs);
+    space.tile.store_output(pointed_rows<S>{outputs});
     if (!rows_.lse) return;
     T lse[shape::queries];
     space.tile.store_lse(lse, 1);

@@ -29,13 +29,26 @@ struct neighborhood_keys {
   }
 };
 
-/// Copies a row, most of it in pieces of known size: rows are short, and calls of memcpy would cost more than they do.
+/// Copies a row as vectors: rows are short, and calls of memcpy would cost more than they do.
 template <class S>
 HEED_INLINE void copy_row(const S* from, S* to, index_t features) noexcept {
-  constexpr index_t piece = cache_line / index_t(sizeof(S));
+  typedef unsigned char piece __attribute__((vector_size(32), aligned(1), may_alias));
+  constexpr index_t some = 32 / index_t(sizeof(S));
   index_t i = 0;
-  for (; i + piece <= features; i += piece) std::memcpy(to + i, from + i, cache_line);
+  for (; i + some <= features; i += some) *reinterpret_cast<piece*>(to + i) = *reinterpret_cast<const piece*>(from + i);
   for (; i < features; ++i) to[i] = from[i];
+}
+
+/// rows[lane]: the row of the lane's query.
+template <class T, class A, class S>
+void list_rows(const neighborhood_tile<T, A>& tile, const view<S, 2>& tensor, S** rows) noexcept {
+  for (int lane = 0; lane < tile.lanes(); ++lane) rows[lane] = &tensor(tile.token(lane), 0);
+}
+
+/// The same, but `idle` for lanes that are repetitions.
+template <class T, class A, class S>
+void list_rows(const neighborhood_tile<T, A>& tile, const view<S, 2>& tensor, S* idle, S** rows) noexcept {
+  for (int lane = 0; lane < tile.lanes(); ++lane) rows[lane] = tile.live(lane) ? &tensor(tile.token(lane), 0) : idle;
 }
 
 /// to[lane] = the row of the lane's query

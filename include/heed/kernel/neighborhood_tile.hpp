@@ -43,20 +43,21 @@ class neighborhood_tile {
       origin_[i] = lines[i][0].begin;
       extent_[i] = lines[i][lengths[i] - 1].end - origin_[i];
     }
-    for (int lane = 0; lane < vectors_ * width; ++lane) {
-      const int inner = lane % (lengths[1] * lengths[2]);
-      const int within[3] = {lane / (lengths[1] * lengths[2]), inner / lengths[2], inner % lengths[2]};
-      live_[lane] = true;
-      token_[lane] = 0;
-      for (int i = 0; i < 3; ++i) {
-        const int at = corner.at[i] + within[i];
-        live_[lane] = live_[lane] && at < sizes[i];
-        query_[i][lane] = std::min(at, sizes[i] - 1);
-        token_[lane] += token_of(i, query_[i][lane]);
-        begin_[i][lane] = lines[i][within[i]].begin - origin_[i];
-        end_[i][lane] = lines[i][within[i]].end - origin_[i];
+    for (int v = 0; v < vectors_; ++v)
+      for (int i = 0, lane = v * width; i < width; ++i, ++lane) {
+        const neighborhood_place& in_box = cut.in_box[i];
+        const int within[3] = {v * cut.side[0].box + in_box.at[0], in_box.at[1], in_box.at[2]};
+        live_[lane] = true;
+        token_[lane] = 0;
+        for (int axis = 0; axis < 3; ++axis) {
+          const int at = corner.at[axis] + within[axis];
+          live_[lane] = live_[lane] && at < sizes[axis];
+          query_[axis][lane] = std::min(at, sizes[axis] - 1);
+          token_[lane] += token_of(axis, query_[axis][lane]);
+          begin_[axis][lane] = lines[axis][within[axis]].begin - origin_[axis];
+          end_[axis][lane] = lines[axis][within[axis]].end - origin_[axis];
+        }
       }
-    }
     bool row_is_full = true;
     for (int i = 1; i < 3; ++i)
       row_is_full =
@@ -92,21 +93,22 @@ class neighborhood_tile {
   void load_block(int first, neighborhood_block<T, A>& block) const noexcept {
     block.first = first;
     block.count = std::min(shape::keys, keys() - first);
+    // Rows of keys along the last axis that has any.
+    const int inner = extent_[2] > 1 ? 2 : extent_[1] > 1 ? 1 : 0;
     int at[3] = {first / row(), first / extent_[2] % extent_[1], first % extent_[2]};
-    const index_t step = cut_->side[2].line.dilation() * cut_->side[2].pitch;
+    const index_t step = cut_->side[inner].line.dilation() * cut_->side[inner].pitch;
     for (int j = 0; j < block.count;) {
-      index_t token =
+      const int some = std::min(block.count - j, extent_[inner] - at[inner]);
+      const index_t token =
           token_of(0, origin_[0] + at[0]) + token_of(1, origin_[1] + at[1]) + token_of(2, origin_[2] + at[2]);
-      for (const int end = std::min(block.count, j + extent_[2] - at[2]); j < end; ++j, token += step) {
-        block.coordinate[0][j] = at[0];
-        block.coordinate[1][j] = at[1];
-        block.coordinate[2][j] = at[2]++;
-        block.token[j] = token;
-      }
-      at[2] = 0;
-      if (++at[1] < extent_[1]) continue;
-      at[1] = 0;
-      ++at[0];
+      for (int i = 0; i < some; ++i) block.token[j + i] = token + i * step;
+      for (int axis = 0; axis < 3; ++axis) std::fill_n(block.coordinate[axis] + j, some, at[axis]);
+      for (int i = 0; i < some; ++i) block.coordinate[inner][j + i] += i;
+      j += some;
+      // The row after this one.
+      at[inner] = 0;
+      if (inner == 2 && ++at[1] == extent_[1]) at[1] = 0;
+      if (inner > 0 && (inner == 1 || at[1] == 0)) ++at[0];
     }
   }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <utility>
 
 HEED_ARCH_BEGIN
 namespace detail {
@@ -24,6 +25,8 @@ class prefetcher {
   template <class S>
   HEED_NOINLINE void add(const S* first, index_t stride, index_t rows, index_t features) noexcept {
     if (used_ == most_ranges) return;
+    // Rows that follow each other are one long one.
+    if (stride == features) features *= std::exchange(rows, std::min<index_t>(rows, 1));
     const index_t lines = (features * index_t(sizeof(S)) + cache_line - 1) / cache_line;
     ranges_[used_++] = {reinterpret_cast<const char*>(first), stride * index_t(sizeof(S)), rows, lines};
     lines_ += rows * lines;

@@ -260,25 +260,6 @@ class score_steps {
   P cap_, per_cap_, bias_factor_;
 };
 
-/// What finish_scores does to plain scores with a bias that become logits, where nothing asks for care.
-template <class T, class A>
-HEED_NOINLINE void add_bias(T* scores, const T* bias, T* total, tile_part part) noexcept {
-  using P = pack<T, A>;
-  using shape = tile_shape<T, A>;
-  for (int v = part.low; v < part.high; ++v) {
-    P reached = P::load_aligned(total + v * shape::width);
-    const index_t first = part.first * shape::queries + v * shape::width;
-    const T* from = bias + first;
-    T* to = scores + first;
-    for (int j = 0; j < part.count; ++j, from += shape::queries, to += shape::queries) {
-      const P z = fma(P::load_aligned(from), P(log2_e<T>), P::load_aligned(to));
-      reached = max(z, reached);
-      z.store_aligned(to);
-    }
-    reached.store_aligned(total + v * shape::width);
-  }
-}
-
 /// Finishes stored scores in place: softcap, additive bias, score mods, mask.
 ///
 /// scores [key][query lane] hold the scaled products; `bias`, of the same layout, is added after the softcap, or null.
@@ -293,17 +274,8 @@ bool finish_scores(T* scores, const T* bias, T* total, const T* start, tile_part
   using shape = tile_shape<T, A>;
   constexpr T excluded = -std::numeric_limits<T>::infinity();
   const bool plain = chain.plain();
-  if (plain && bias != nullptr && !masked && !weigh && !careful) {
-    add_bias<T, A>(scores, bias, total, part);
-    return false;
-  }
   const score_steps<T, A, Mods...> to_logit(chain);
   P lowest(T(0));
-  // A logit far above the reference must show in the sum, and so must NaN.
-  const auto to_weight = [](P& z) {
-    if constexpr (!exp2_saturates<T, A>) z = min(P(T(std::numeric_limits<T>::max_exponent - 2)), z);
-    return z = exp2_bounded<precision::weight>(z);
-  };
   for (int v = part.low; v < part.high; ++v) {
     basic_position<index_pack<T, A>> at = queries_at<T, A>(place, v);
     const P first = P::load_aligned(start + v * shape::width);
@@ -320,7 +292,7 @@ bool finish_scores(T* scores, const T* bias, T* total, const T* start, tile_part
       if (common || !plain) z = fma(z, P(log2_e<T>), first);
       if (!common && masked) z = select(visible<T, A>(mask, at, v), z, P(excluded));
       if (common || weigh) {
-        reached += to_weight(z);
+        reached += z = weight_of(z);
       } else {
         reached = max(z, reached);
       }
@@ -337,7 +309,7 @@ bool finish_scores(T* scores, const T* bias, T* total, const T* start, tile_part
             at.kv = place.key + j;
             z = select(visible<T, A>(mask, at, v), z, P(excluded));
           }
-          reached += to_weight(z);
+          reached += z = weight_of(z);
           z.store_aligned(here);
         };
         if (masked)

@@ -116,7 +116,7 @@ struct softmax_rows {
   }
   /// What a tile leaves.
   template <class Tile>
-  void close(const Tile& tile, index_t b, index_t h, index_t row) const noexcept {
+  void close(Tile& tile, index_t b, index_t h, index_t row) const noexcept {
     tile.store_output(&out(b, h, row, 0), out.stride(2));
     if (lse) tile.store_lse(&lse(b, h, row), lse.stride(2));
   }

@@ -60,7 +60,7 @@ struct softmax_state_rows : softmax_rows<S> {
                 &states.sums(b, h, row));
   }
   template <class Tile>
-  void close(const Tile& tile, index_t b, index_t h, index_t row) const noexcept {
+  void close(Tile& tile, index_t b, index_t h, index_t row) const noexcept {
     tile.store_state(&states.outputs(b, h, row, 0), states.outputs.stride(2), &states.references(b, h, row),
                      &states.sums(b, h, row));
   }

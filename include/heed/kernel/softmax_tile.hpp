@@ -74,12 +74,7 @@ class softmax_tile {
   /// Empties the state, keeps the queries.
   void clear(tile_care care) noexcept {
     care_ = care;
-    // A few vectors of a row that they do not fill are fewer lines of the cache.
-    if (2 * groups_ > pitch / width) {
-      std::fill_n(output_, value_features_ * pitch, T(0));
-    } else {
-      for (index_t e = 0; e < value_features_; ++e) std::fill_n(output_ + e * pitch, groups_ * width, T(0));
-    }
+    begun_ = 0;
     std::fill_n(sum_, pitch, T(0));
     // Lanes without a query hold zeros: a finite reference keeps them from asking for one.
     std::fill_n(reference_, pitch, T(0));
@@ -93,6 +88,7 @@ class softmax_tile {
                             const T* sums) noexcept {
     care_ = care;
     load_lanes<pitch>(outputs, stride, count_, value_features_, P(T(1)), output_);
+    begun_ = all_vectors(0, groups_);
     std::fill_n(sum_, pitch, T(0));
     std::fill_n(reference_, pitch, T(0));
     std::copy_n(sums, count_, sum_);
@@ -103,7 +99,8 @@ class softmax_tile {
     trusted_ = true;
   }
 
-  void store_state(T* outputs, index_t stride, T* references, T* sums) const noexcept {
+  void store_state(T* outputs, index_t stride, T* references, T* sums) noexcept {
+    begin_output(0, groups_);
     for (int g = 0; g < groups_; ++g)
       store_transposed<pitch>(output_ + g * width, value_features_, P(T(1)), outputs + g * width * stride, stride,
                               std::min(width, count_ - g * width));
@@ -140,26 +137,31 @@ class softmax_tile {
   }
 
   /// Whether all outputs are.
-  HEED_NOINLINE bool finite() const noexcept {
+  HEED_NOINLINE bool finite() noexcept {
+    begin_output(0, groups_);
     alignas(64) T zeros[pitch];
     for (int g = 0; g < groups_; ++g) {
-      // x * 0 is 0 for finite x and NaN otherwise.
-      P sum(T(0));
-      for (index_t e = 0; e < value_features_; ++e)
-        sum = fma(P::load_aligned(output_ + e * pitch + g * width), P(T(0)), sum);
-      sum.store_aligned(zeros + g * width);
+      // x * 0 is 0 for finite x and NaN otherwise. One sum would wait for itself.
+      P sums[4] = {P(T(0)), P(T(0)), P(T(0)), P(T(0))};
+      const T* output = output_ + g * width;
+      index_t e = 0;
+      for (; e + 4 <= value_features_; e += 4, output += 4 * pitch)
+        for (int i = 0; i < 4; ++i) sums[i] = fma(P::load_aligned(output + i * pitch), P(T(0)), sums[i]);
+      for (; e < value_features_; ++e, output += pitch) sums[0] = fma(P::load_aligned(output), P(T(0)), sums[0]);
+      ((sums[0] + sums[1]) + (sums[2] + sums[3])).store_aligned(zeros + g * width);
     }
     return std::all_of(zeros, zeros + count_, [](T x) { return x == T(0); });
   }
 
   /// o / l, or 0 where nothing was visible, to `count` rows of `out`.
   template <class S>
-  HEED_NOINLINE void store_output(S* out, index_t stride) const noexcept {
+  HEED_NOINLINE void store_output(S* out, index_t stride) noexcept {
     store_output(strided_rows<S>{out, stride});
   }
   /// The same to rows[i], wherever each is.
   template <class Rows>
-  HEED_NOINLINE void store_output(const Rows& rows) const noexcept {
+  HEED_NOINLINE void store_output(const Rows& rows) noexcept {
+    begin_output(0, groups_);
     for (int i = 0; i < count_; ++i) prefetch_row<1>(rows[i], value_features_);
     for (int g = 0; g < groups_; ++g) {
       const P l = P::load_aligned(sum_ + g * width);
@@ -175,7 +177,8 @@ class softmax_tile {
   }
 
   /// blended [feature][lane] += factor * o / l.
-  void add_blended(T* blended, T factor) const noexcept {
+  void add_blended(T* blended, T factor) noexcept {
+    begin_output(0, groups_);
     for (int g = 0; g < groups_; ++g) {
       const P l = P::load_aligned(sum_ + g * width);
       const P weight = select(l == P(T(0)), P(T(0)), P(factor) / l);
@@ -190,6 +193,7 @@ class softmax_tile {
   void set_output(const T* blended) noexcept {
     for (index_t e = 0; e < value_features_; ++e)
       std::copy_n(blended + e * pitch, groups_ * width, output_ + e * pitch);
+    begun_ = all_vectors(0, groups_);
     std::fill_n(sum_, pitch, T(1));
   }
 
@@ -198,6 +202,18 @@ class softmax_tile {
   /// `weight_bound` before it must: far from overflow, and as precise as others.
   static constexpr T slack2 = T(11.5);
   static constexpr T weight_bound = T(1 << 30) * T(1 << 30);
+
+  /// A bit for each.
+  static constexpr unsigned all_vectors(int low, int high) noexcept { return (1u << high) - (1u << low); }
+
+  /// Zeros for vectors that have met no value.
+  void begin_output(int low, int high) noexcept {
+    for (int g = low; g < high; ++g) {
+      if ((begun_ >> g & 1u) != 0) continue;
+      for (index_t e = 0; e < value_features_; ++e) P(T(0)).store_aligned(output_ + e * pitch + g * width);
+    }
+    begun_ |= all_vectors(low, high);
+  }
 
   T lse_of(int lane) const noexcept {
     if (sum_[lane] == T(0)) return -std::numeric_limits<T>::infinity();
@@ -211,7 +227,7 @@ class softmax_tile {
                            T log_weight2, prefetcher& ahead, const Mask& mask, const score_chain<Mods...>& chain) {
     alignas(64) T start[pitch];
     alignas(64) T total[pitch];
-    const unsigned vectors = (1u << run.part.high) - (1u << run.part.low);
+    const unsigned vectors = all_vectors(run.part.low, run.part.high);
     bool excluded = false;
     for (int done = 0; done < run.part.count;) {
       tile_part rest{run.part.first + done, run.part.count - done, run.part.low, run.part.high};
@@ -277,7 +293,7 @@ class softmax_tile {
       if (!any(raised == nothing)) settled_ |= 1u << g;
       if (all(m == nothing)) continue;  // Nothing to rescale yet.
       (P::load_aligned(sum_ + g * width) * factor).store_aligned(sum_ + g * width);
-      scale_rows(output_ + g * width, value_features_, factor);
+      if ((begun_ >> g & 1u) != 0) scale_rows(output_ + g * width, value_features_, factor);
       scale_rows(scores_ + pending.first * pitch + g * width, pending.count, factor);
     }
     return raises;
@@ -321,13 +337,18 @@ class softmax_tile {
     block.for_values(part.first, part.count, [&](const T* rows, index_t stride, int count, int row) {
       const bool one_by_one = careful && !all_finite<T, A>(rows, stride, count, value_features_);
       for_blocks<T, A>(part.low, part.high, [&](auto vectors, int v) {
+        constexpr int n = decltype(vectors)::value;
         const T* const weights = scores_ + row * pitch + v * width;
+        T* const output = output_ + v * width;
+        // The first values of a register block need no zeros in memory to go on from.
+        const bool fresh = (begun_ & all_vectors(v, v + n)) == 0 && !one_by_one;
+        if (!fresh) begin_output(v, v + n);
         if (one_by_one)
-          value_panel_carefully<T, A>(rows, stride, count, weights, decltype(vectors)::value, value_features_,
-                                      output_ + v * width);
+          value_panel_carefully<T, A>(rows, stride, count, weights, n, value_features_, output);
         else
-          value_panel<decltype(vectors)::value, T, A>(rows, stride, count, weights, value_features_,
-                                                      output_ + v * width);
+          value_panel<n, T, A>(rows, stride, count, weights, value_features_,
+                               fresh ? no_sums<T, A>() : sums_before<T>{output, pitch}, output);
+        begun_ |= all_vectors(v, v + n);
       });
     });
   }
@@ -341,6 +362,7 @@ class softmax_tile {
   int count_ = 0;           // query rows
   int groups_ = 0;          // vectors that hold them
   unsigned settled_ = 0;    // bit g: every lane of vector g has a finite reference
+  unsigned begun_ = 0;      // bit g: the output of vector g is in memory; else it is 0
   tile_care care_ = tile_care::none;
   bool trusted_ = true;  // the reference is expected to hold for the next keys
 };
@@ -348,8 +370,8 @@ class softmax_tile {
 /// Values of excluded pairs must not reach the result, not even times zero. Products with weights of zero are the fast way
 /// to leave them out, and right unless one of them is infinite or NaN; the state shows that. Of a tile that was cared for
 /// no further: attend(care) with more care, until that is enough.
-template <class T, class A, class Attend>
-void attend_with_more_care(const softmax_tile<T, A>& tile, const Attend& attend) {
+template <class Tile, class Attend>
+void attend_with_more_care(Tile& tile, const Attend& attend) {
   for (const tile_care care : {tile_care::values, tile_care::range}) {
     if (tile.finite()) return;
     attend(care);

@@ -4,6 +4,7 @@
 #include <heed/core/error.hpp>
 #include <heed/core/executor.hpp>
 #include <heed/kernel/mods.hpp>
+#include <heed/kernel/softmax_row.hpp>
 #include <heed/kernel/softmax_tile.hpp>
 #include <heed/kernel/swin_rows.hpp>
 
@@ -54,6 +55,7 @@ class swin_forward_run {
           window(memory, call),
           next(memory, call) {
       for (auto& tile : tiles) tile = softmax_tile<T, A>(memory, buffers);
+      for (auto& row : spare) row = softmax_row<T, A>(memory, buffers);
     }
     workspace(const workspace&) = delete;
     workspace& operator=(const workspace&) = delete;
@@ -61,6 +63,7 @@ class swin_forward_run {
     scratch_cursor memory;
     tile_buffers<T, A> buffers;
     softmax_tile<T, A> tiles[shape::tiles];
+    softmax_row<T, A> spare[spare_queries<T, A>::most];
     T* lse;  // [lane]
     window_tokens window, next;
   };
@@ -87,39 +90,85 @@ class swin_forward_run {
     const int c = space.window.of_class;
     const window_pairs<T, A> pairs(call_, c);
     const window_source<S> source = source_of(call_, b, h / call_.heads_of_kv(), space.window);
-    const T* const bias = biases_.of(c, h);
     prefetcher ahead;
     if (!last) call_window(ahead, space.next, b, h);
     ahead.spread(pairs.keys * ((pairs.queries + shape::width - 1) / shape::width));
+    const index_t spare = spare_queries<T, A>::of(pairs.queries);
+    const index_t in_tiles = pairs.queries - spare, all = (in_tiles + shape::queries - 1) / shape::queries;
+    for (index_t first = 0; first < all; first += shape::tiles) {
+      const index_t some = std::min<index_t>(shape::tiles, all - first);
+      const index_t begin = first * shape::queries, end = std::min(in_tiles, (first + some) * shape::queries);
+      attend_queries(space, source, {b, h, begin, end, first + some == all ? spare : 0}, pairs, biases_.of(c, h), ahead,
+                     out, lse);
+    }
+  }
+
+  /// Queries [begin, end) of a window, in tiles, and `spare` behind them.
+  struct query_range {
+    index_t b, h;
+    index_t begin, end, spare;
+
+    int tiles() const noexcept { return static_cast<int>((end - begin + shape::queries - 1) / shape::queries); }
+    index_t first(int tile) const noexcept { return begin + tile * shape::queries; }
+    int count(int tile) const noexcept {
+      return static_cast<int>(std::min<index_t>(shape::queries, end - first(tile)));
+    }
+  };
+
+  void attend_queries(workspace& space, const window_source<S>& source, const query_range& range,
+                      const window_pairs<T, A>& pairs, const T* bias, prefetcher& ahead, const view<S, 4>& out,
+                      const view<T, 3>& lse) const noexcept {
+    const index_t b = range.b, h = range.h;
+    const index_t* const tokens = space.window.queries;
     const T factor = static_cast<T>(call_.scale * double(log2_e<T>));
-    for (index_t first = 0; first < pairs.tiles(); first += shape::tiles) {
-      const int tiles = static_cast<int>(std::min<index_t>(shape::tiles, pairs.tiles() - first));
-      const auto queries_of = [&](int i) { return space.window.queries + (first + i) * shape::queries; };
-      for (int i = 0; i < tiles; ++i) {
-        const int count =
-            static_cast<int>(std::min<index_t>(shape::queries, pairs.queries - (first + i) * shape::queries));
-        space.tiles[i].load_queries(rows_of(call_.q, b, h, queries_of(i)), count, factor);
+    const int tiles = range.tiles(), spare = static_cast<int>(range.spare);
+    for (int i = 0; i < tiles; ++i)
+      space.tiles[i].load_queries(rows_of(call_.q, b, h, tokens + range.first(i)), range.count(i), factor);
+    for (int i = 0; i < spare; ++i) space.spare[i].load_query(&call_.q(b, h, tokens[range.end + i], 0), factor);
+
+    const auto bias_at = [&](index_t query, index_t key) {
+      return bias == nullptr ? nullptr : bias + pairs.at(query / shape::queries, key) + query % shape::queries;
+    };
+    const auto for_blocks_of_keys = [&](const auto& absorb) {
+      for (index_t key = 0; key < pairs.keys; key += shape::keys) {
+        const int count = static_cast<int>(std::min<index_t>(shape::keys, pairs.keys - key));
+        absorb(key_block<window_source<S>, T, A>(source, key, count, space.buffers), key);
       }
-      const auto attend = [&](int begin, int end, tile_care care) {
-        for (int i = begin; i < end; ++i) space.tiles[i].clear(care);
-        for (index_t key = 0; key < pairs.keys; key += shape::keys) {
-          const key_block<window_source<S>, T, A> block(
-              source, key, static_cast<int>(std::min<index_t>(shape::keys, pairs.keys - key)), space.buffers);
-          for (int i = begin; i < end; ++i) {
-            space.tiles[i].absorb(block, {}, bias == nullptr ? nullptr : bias + pairs.at(first + i, key), T(0), false,
-                                  ahead, no_mask, score_chain<>{});
-          }
-        }
-      };
-      attend(0, tiles, tile_care::none);
-      for (int i = 0; i < tiles; ++i) {
-        softmax_tile<T, A>& tile = space.tiles[i];
-        attend_with_more_care(tile, [&](tile_care care) { attend(i, i + 1, care); });
-        tile.store_output(rows_of(out, b, h, queries_of(i)));
-        if (!lse) continue;
-        tile.store_lse(space.lse, 1);
-        for (int lane = 0; lane < tile.count(); ++lane) lse(b, h, queries_of(i)[lane]) = space.lse[lane];
-      }
+    };
+    const auto absorb_tile = [&](int i, const auto& block, index_t key) {
+      space.tiles[i].absorb(block, {}, bias_at(range.first(i), key), T(0), false, ahead, no_mask, score_chain<>{});
+    };
+    const auto absorb_spare = [&](int i, const auto& block, index_t key) {
+      space.spare[i].absorb(block, bias_at(range.end + i, key), shape::queries);
+    };
+
+    for (int i = 0; i < tiles; ++i) space.tiles[i].clear(tile_care::none);
+    for (int i = 0; i < spare; ++i) space.spare[i].clear(tile_care::none);
+    for_blocks_of_keys([&](const auto& block, index_t key) {
+      for (int i = 0; i < tiles; ++i) absorb_tile(i, block, key);
+      for (int i = 0; i < spare; ++i) absorb_spare(i, block, key);
+    });
+    for (int i = 0; i < tiles; ++i) {
+      softmax_tile<T, A>& tile = space.tiles[i];
+      attend_with_more_care(tile, [&](tile_care care) {
+        tile.clear(care);
+        for_blocks_of_keys([&](const auto& block, index_t key) { absorb_tile(i, block, key); });
+      });
+      const index_t* const own = tokens + range.first(i);
+      tile.store_output(rows_of(out, b, h, own));
+      if (!lse) continue;
+      tile.store_lse(space.lse, 1);
+      for (int lane = 0; lane < tile.count(); ++lane) lse(b, h, own[lane]) = space.lse[lane];
+    }
+    for (int i = 0; i < spare; ++i) {
+      softmax_row<T, A>& row = space.spare[i];
+      attend_with_more_care(row, [&](tile_care care) {
+        row.clear(care);
+        for_blocks_of_keys([&](const auto& block, index_t key) { absorb_spare(i, block, key); });
+      });
+      const index_t token = tokens[range.end + i];
+      row.store_output(&out(b, h, token, 0));
+      if (lse) lse(b, h, token) = row.lse();
     }
   }
 

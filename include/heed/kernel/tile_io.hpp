@@ -31,6 +31,15 @@ struct listed_rows {
   HEED_INLINE listed_rows from(index_t i) const noexcept { return {data, stride, numbers + i}; }
 };
 
+/// Rows that may be anywhere.
+template <class S>
+struct pointed_rows {
+  S* const* at;
+
+  HEED_INLINE S* operator[](index_t i) const noexcept { return at[i]; }
+  HEED_INLINE pointed_rows from(index_t i) const noexcept { return {at + i}; }
+};
+
 template <class Rows>
 inline constexpr bool are_strided = false;
 template <class S>
@@ -41,26 +50,34 @@ template <int Pitch, class T, class A, class Rows, class Factor>
 void load_transposed_by(const Rows& rows, int count, index_t features, const Factor& factor, T* to) noexcept {
   using S = std::remove_cvref_t<decltype(*rows[0])>;
   constexpr int width = lanes<T, A>;
-  for (index_t d = 0; d < features; d += width) {
-    const int columns = static_cast<int>(std::min<index_t>(width, features - d));
-    pack<T, A> block[width];
-    bool done = false;
-    if constexpr (loads_squares<T, A> && std::is_same_v<S, T> && are_strided<Rows>) {
-      if (count >= width && columns == width) {
-        load_square_transposed(rows.data + d, rows.stride, block);
-        done = true;
-      }
-    }
-    if (!done) {
-      for (int i = 0; i < width; ++i) {
-        if (i >= count)
-          block[i] = pack<T, A>(T(0));
-        else
-          block[i] = columns == width ? load_as<T, A>(rows[i] + d) : load_first_as<T, A>(rows[i] + d, columns);
-      }
-      transpose(block);
-    }
+  pack<T, A> block[width];
+  const auto store = [&](index_t d, int columns) {
+#pragma GCC unroll 16
     for (int i = 0; i < columns; ++i) (block[i] * factor(d + i)).store_aligned(to + (d + i) * Pitch);
+  };
+  index_t d = 0;
+  if (count >= width) {
+    for (; d + width <= features; d += width) {
+      if constexpr (loads_squares<T, A> && std::is_same_v<S, T> && are_strided<Rows>) {
+        load_square_transposed(rows.data + d, rows.stride, block);
+      } else {
+#pragma GCC unroll 16
+        for (int i = 0; i < width; ++i) block[i] = load_as<T, A>(rows[i] + d);
+        transpose(block);
+      }
+      store(d, width);
+    }
+  }
+  for (; d < features; d += width) {
+    const int columns = static_cast<int>(std::min<index_t>(width, features - d));
+    for (int i = 0; i < width; ++i) {
+      if (i >= count)
+        block[i] = pack<T, A>(T(0));
+      else
+        block[i] = columns == width ? load_as<T, A>(rows[i] + d) : load_first_as<T, A>(rows[i] + d, columns);
+    }
+    transpose(block);
+    store(d, columns);
   }
 }
 
@@ -95,13 +112,23 @@ void load_lanes(const S* rows, index_t stride, int count, index_t features, pack
 template <int Pitch, class T, class A, class Rows>
 void store_transposed(const T* from, index_t features, pack<T, A> factor, const Rows& rows, int count) noexcept {
   constexpr int width = lanes<T, A>;
-  for (index_t e = 0; e < features; e += width) {
+  pack<T, A> block[width];
+  index_t e = 0;
+  if (count >= width) {
+    for (; e + width <= features; e += width) {
+#pragma GCC unroll 16
+      for (int i = 0; i < width; ++i) block[i] = pack<T, A>::load_aligned(from + (e + i) * Pitch) * factor;
+      transpose(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < width; ++i) store_as(rows[i] + e, block[i]);
+    }
+  }
+  for (; e < features; e += width) {
     const int columns = static_cast<int>(std::min<index_t>(width, features - e));
-    pack<T, A> block[width];
     for (int i = 0; i < width; ++i)
       block[i] = i < columns ? pack<T, A>::load_aligned(from + (e + i) * Pitch) * factor : pack<T, A>(T(0));
     transpose(block);
-    for (int i = 0; i < count; ++i) {
+    for (int i = 0; i < std::min(count, width); ++i) {
       if (columns == width)
         store_as(rows[i] + e, block[i]);
       else

@@ -29,56 +29,105 @@ HEED_INLINE void for_rows(index_t rows, F f) {
   for (; r < rows; ++r) f(std::integral_constant<int, 1>{}, r);
 }
 
-/// Calls emit(j, v, start[lane] + row_j . lane's own row) for `count` rows and each vector v of lanes, while the sums
+/// What the products of a row with each vector of lanes are added to: the same for every row.
+template <class T, class A>
+struct lane_start {
+  const T* start;  // [lane]
+
+  HEED_INLINE pack<T, A> operator()(index_t, int v) const noexcept {
+    return pack<T, A>::load_aligned(start + v * lanes<T, A>);
+  }
+};
+
+/// The same, and a bias of every pair, natural where products are base 2.
+template <class T, class A>
+struct biased_start {
+  const T* start;  // [lane]
+  const T* bias;   // [row][lane]
+
+  HEED_INLINE pack<T, A> operator()(index_t j, int v) const noexcept {
+    using P = pack<T, A>;
+    return fma(P::load_aligned(bias + j * tile_shape<T, A>::queries + v * P::lanes), P(log2_e<T>),
+               P::load_aligned(start + v * P::lanes));
+  }
+};
+
+/// Calls emit(j, v, start(j, v) + row_j . lane's own row) for `count` rows and each vector v of lanes, while the sums
 /// are in registers. `lanes` holds [feature][lane].
-template <int Vectors, class T, class A, class Emit>
+template <int Vectors, class T, class A, class Start, class Emit>
 HEED_INLINE void row_products(const T* rows, index_t stride, int count, const T* lanes, index_t features,
-                              const T* start, Emit emit) noexcept {
+                              const Start& start, Emit emit) noexcept {
   using P = pack<T, A>;
   for_rows<Vectors, T, A>(count, [&](auto some, index_t r) {
     outer_product<decltype(some)::value, Vectors, T, A>(
         rows + r * stride, stride, unit_step{}, lanes, fixed_step<tile_shape<T, A>::queries>{}, features,
-        [&](int, int v) { return P::load_aligned(start + v * P::lanes); },
-        [&](int i, int v, P sum) { emit(r + i, v, sum); });
+        [&](int i, int v) { return start(r + i, v); }, [&](int i, int v, P sum) { emit(r + i, v, sum); });
   });
 }
 
-/// scores[j][lane] = start[lane] + k_j . q_lane for `count` keys.
-template <int Vectors, class T, class A>
-HEED_NOINLINE void key_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
-                             const T* start, T* scores) noexcept {
+/// scores[j][lane] = start(j, lane) + k_j . q_lane for `count` keys.
+template <int Vectors, class T, class A, class Start>
+HEED_NOINLINE void key_panel(const T* keys, index_t stride, int count, const T* queries, index_t features, Start start,
+                             T* scores) noexcept {
   using P = pack<T, A>;
   row_products<Vectors, T, A>(keys, stride, count, queries, features, start, [&](index_t j, int v, P s) {
     s.store_aligned(scores + j * tile_shape<T, A>::queries + v * P::lanes);
   });
 }
 
-/// weights[j][lane] = 2^(start[lane] + k_j . q_lane), added to total[lane]: exponentials of what is in registers.
-template <int Vectors, class T, class A>
-HEED_NOINLINE void weight_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
-                                const T* start, T* total, T* weights) noexcept {
+/// The same, and total[lane] becomes the largest of them, if it is not larger.
+template <int Vectors, class T, class A, class Start>
+HEED_NOINLINE void logit_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
+                               Start start, T* total, T* scores) noexcept {
   using P = pack<T, A>;
-  static_assert(exp2_saturates<T, A>, "a logit far above the reference must show in the sum");
+  P most[Vectors];
+  for (int v = 0; v < Vectors; ++v) most[v] = P::load_aligned(total + v * P::lanes);
+  row_products<Vectors, T, A>(keys, stride, count, queries, features, start, [&](index_t j, int v, P z) {
+    most[v] = max(z, most[v]);
+    z.store_aligned(scores + j * tile_shape<T, A>::queries + v * P::lanes);
+  });
+  for (int v = 0; v < Vectors; ++v) most[v].store_aligned(total + v * P::lanes);
+}
+
+/// weights[j][lane] = 2^(start(j, lane) + k_j . q_lane), added to total[lane]: exponentials of what is in registers.
+template <int Vectors, class T, class A, class Start>
+HEED_NOINLINE void weight_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
+                                Start start, T* total, T* weights) noexcept {
+  using P = pack<T, A>;
   P sum[Vectors];
   for (int v = 0; v < Vectors; ++v) sum[v] = P::load_aligned(total + v * P::lanes);
   row_products<Vectors, T, A>(keys, stride, count, queries, features, start, [&](index_t j, int v, P z) {
-    const P p = exp2_bounded<precision::weight>(z);
+    const P p = weight_of(z);
     sum[v] += p;
     p.store_aligned(weights + j * tile_shape<T, A>::queries + v * P::lanes);
   });
   for (int v = 0; v < Vectors; ++v) sum[v].store_aligned(total + v * P::lanes);
 }
 
-/// output[e][lane] += sum_j v_j[e] weights[j][lane] over `count` values.
+/// Rows of vectors, `pitch` apart, that sums go on from: the output itself, or the same row again and again.
+template <class T>
+struct sums_before {
+  const T* data;
+  index_t pitch;
+};
+
+/// Sums of nothing.
+template <class T, class A>
+HEED_INLINE sums_before<T> no_sums() noexcept {
+  alignas(64) static constexpr T zeros[tile_shape<T, A>::queries] = {};
+  return {zeros, 0};
+}
+
+/// output[e][lane] = before[e][lane] + sum_j v_j[e] weights[j][lane] over `count` values.
 template <int Vectors, class T, class A>
 HEED_NOINLINE void value_panel(const T* values, index_t stride, int count, const T* weights, index_t features,
-                               T* output) noexcept {
+                               sums_before<T> before, T* output) noexcept {
   using P = pack<T, A>;
   constexpr int pitch = tile_shape<T, A>::queries;
   for_rows<Vectors, T, A>(features, [&](auto rows, index_t e) {
     outer_product<decltype(rows)::value, Vectors, T, A>(
         values + e, unit_step{}, stride, weights, fixed_step<pitch>{}, count,
-        [&](int i, int v) { return P::load_aligned(output + (e + i) * pitch + v * P::lanes); },
+        [&](int i, int v) { return P::load_aligned(before.data + (e + i) * before.pitch + v * P::lanes); },
         [&](int i, int v, P o) { o.store_aligned(output + (e + i) * pitch + v * P::lanes); });
   });
 }

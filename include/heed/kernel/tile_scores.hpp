@@ -28,7 +28,27 @@ HEED_INLINE void compare_panel(const T* keys, index_t stride, int count, const T
   if constexpr (score_chain<Mods...>::has_pair_score)
     chain.pair_score().template compare<Vectors, T, A>(keys, stride, count, queries, features, start, scores);
   else
-    key_panel<Vectors, T, A>(keys, stride, count, queries, features, start, scores);
+    key_panel<Vectors, T, A>(keys, stride, count, queries, features, lane_start<T, A>{start}, scores);
+}
+
+/// Products of plain scores, from `start` on, for as many keys as panels take at a time. Returns whether that is all
+/// there is to do: they are weights already, or logits whose largest is known.
+template <int Vectors, class T, class A, class Start>
+HEED_INLINE bool plain_panel(const T* keys, index_t stride, int count, const T* queries, index_t features, Start start,
+                             bool weigh, bool hides, T* total, T* scores) noexcept {
+  using shape = tile_shape<T, A>;
+  if (!weigh && !hides) {
+    logit_panel<Vectors, T, A>(keys, stride, count, queries, features, start, total, scores);
+    return true;
+  }
+  if constexpr (Vectors == shape::vectors) {
+    if (weigh && !hides) {
+      weight_panel<Vectors, T, A>(keys, stride, count, queries, features, start, total, scores);
+      return true;
+    }
+  }
+  key_panel<Vectors, T, A>(keys, stride, count, queries, features, start, scores);
+  return false;
 }
 
 /// Products of a run of keys and what finish_scores makes of them, a few keys at a time while they are in the
@@ -41,34 +61,42 @@ HEED_NOINLINE bool score_keys(const scored_tile<T>& tile, const key_block<Source
   constexpr int width = shape::width, pitch = shape::queries;
   alignas(64) static constexpr T zeros[pitch] = {};
   const bool plain = chain.plain();
+  // Products may begin at the bias, unless they must be told apart from it.
+  const bool products_alone = plain && !careful;
   const tile_part& part = run.part;
   bool excluded = false;
   block.for_keys(part.first, part.count, [&](const T* rows, index_t stride, int count, int row) {
     for_blocks<T, A>(part.low, part.high, [&](auto vectors, int v) {
       constexpr int n = decltype(vectors)::value;
       const T* const queries = tile.queries + v * width;
-      if constexpr (n == shape::vectors && shape::fuse_exp) {
-        if (weigh && plain && bias == nullptr && run.masked == 0) {
-          constexpr int most = 8 * shape::rows(n);
-          for (int j = 0; j < count; j += most) {
-            const int some = std::min(most, count - j);
-            weight_panel<n, T, A>(rows + j * stride, stride, some, queries, tile.features, start + v * width,
-                                  total + v * width, tile.scores + (row + j) * pitch + v * width);
-            ahead.issue(some * n);
-          }
-          return;
-        }
-      }
-      constexpr int most = n == 1 ? shape::mask_keys : 4 * shape::rows(n);
+      const bool fused = n == shape::vectors && weigh && products_alone && run.masked == 0;
+      const int most = n == 1 ? shape::mask_keys : (fused ? 8 : 4) * shape::rows(n);
       for (int j = 0; j < count;) {
         const int at = row + j;
         const int some = std::min(count - j, run.uniform() ? most : shape::mask_keys - at % shape::mask_keys);
-        compare_panel<n, T, A>(rows + j * stride, stride, some, queries, tile.features,
-                               (plain ? start : zeros) + v * width, tile.scores + at * pitch + v * width, chain);
         const bool hides = (run.masked >> at / shape::mask_keys & 1u) != 0;
-        excluded = finish_scores<T, A>(tile.scores, bias, total, start, {at, some, v, v + n}, place, hides, weigh,
-                                       careful, mask, chain) ||
-                   excluded;
+        const T* const keys = rows + j * stride;
+        T* const scores = tile.scores + at * pitch + v * width;
+        const auto finish = [&](const T* added) {
+          return finish_scores<T, A>(tile.scores, added, total, start, {at, some, v, v + n}, place, hides, weigh,
+                                     careful, mask, chain);
+        };
+        if (products_alone) {
+          if constexpr (sizeof...(Mods) == 0) {
+            const auto panel = [&](const auto& from) {
+              return plain_panel<n, T, A>(keys, stride, some, queries, tile.features, from, weigh, hides,
+                                          total + v * width, scores);
+            };
+            const bool done = bias == nullptr
+                                  ? panel(lane_start<T, A>{start + v * width})
+                                  : panel(biased_start<T, A>{start + v * width, bias + at * pitch + v * width});
+            if (!done) finish(nullptr);
+          }
+        } else {
+          compare_panel<n, T, A>(keys, stride, some, queries, tile.features, (plain ? start : zeros) + v * width,
+                                 scores, chain);
+          excluded = finish(bias) || excluded;
+        }
         ahead.issue(some * n);
         j += some;
       }

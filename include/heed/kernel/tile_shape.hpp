@@ -25,8 +25,6 @@ struct tile_shape {
   static constexpr int tiles = 4;
   /// Keys that share one decision on which groups see them, in tiles that a mask cuts.
   static constexpr int mask_keys = 16;
-  /// Whether exp2 runs on the accumulators before they are stored; needs registers for its constants.
-  static constexpr bool fuse_exp = many_registers && exp2_saturates<T, A>;
 };
 
 }  // namespace detail

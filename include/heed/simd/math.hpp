@@ -107,6 +107,13 @@ HEED_INLINE pack<T, A> exp2_bounded(pack<T, A> x) noexcept {
   }
 }
 
+/// 2^z of a logit z, which may be far above the reference, or NaN: that must show in a sum of weights.
+template <class T, class A>
+HEED_INLINE pack<T, A> weight_of(pack<T, A> z) noexcept {
+  if constexpr (!exp2_saturates<T, A>) z = min(pack<T, A>(T(std::numeric_limits<T>::max_exponent - 2)), z);
+  return exp2_bounded<precision::weight>(z);
+}
+
 template <class T>
 inline constexpr T top_exponent = T(std::numeric_limits<T>::max_exponent);
 

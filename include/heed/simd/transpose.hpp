@@ -28,6 +28,34 @@ HEED_INLINE void transpose_stage(Native (&rows)[Lanes]) noexcept {
   }
 }
 
+/// The first two stages of vectors of floats, where one instruction interleaves halves of 16 bytes.
+template <class Native, int... Lane>
+HEED_INLINE void transpose_quads(Native* rows, std::integer_sequence<int, Lane...>) noexcept {
+  constexpr int n = sizeof...(Lane);
+  // Lane 4 q + i of the low half is lane 4 q + i / 2 of the one row or the other.
+  const auto low = [](Native a, Native b) {
+    return __builtin_shufflevector(a, b, (Lane / 4 * 4 + Lane % 4 / 2 + (Lane % 2) * n)...);
+  };
+  const auto high = [](Native a, Native b) {
+    return __builtin_shufflevector(a, b, (Lane / 4 * 4 + Lane % 4 / 2 + 2 + (Lane % 2) * n)...);
+  };
+  const auto first = [](Native a, Native b) {
+    return __builtin_shufflevector(a, b, (Lane / 4 * 4 + Lane % 2 + (Lane % 4 / 2) * n)...);
+  };
+  const auto last = [](Native a, Native b) {
+    return __builtin_shufflevector(a, b, (Lane / 4 * 4 + Lane % 2 + 2 + (Lane % 4 / 2) * n)...);
+  };
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i += 4) {
+    const Native a = low(rows[i], rows[i + 1]), b = high(rows[i], rows[i + 1]);
+    const Native c = low(rows[i + 2], rows[i + 3]), d = high(rows[i + 2], rows[i + 3]);
+    rows[i] = first(a, c);
+    rows[i + 1] = last(a, c);
+    rows[i + 2] = first(b, d);
+    rows[i + 3] = last(b, d);
+  }
+}
+
 /// rows[i] lane j becomes rows[j] lane i. log2(lanes) * lanes shuffles.
 template <class T, class A>
 HEED_INLINE void transpose(pack<T, A> (&rows)[static_cast<std::size_t>(lanes<T, A>)]) noexcept {
@@ -37,7 +65,12 @@ HEED_INLINE void transpose(pack<T, A> (&rows)[static_cast<std::size_t>(lanes<T, 
   native r[n];
 #pragma GCC unroll 16
   for (int i = 0; i < n; ++i) r[i] = __builtin_bit_cast(native, rows[i].value.data);
-  transpose_stage<1>(r);
+  if constexpr (sizeof(T) == 4 && n >= 4) {
+    transpose_quads(r, std::make_integer_sequence<int, n>{});
+    transpose_stage<4>(r);
+  } else {
+    transpose_stage<1>(r);
+  }
 #pragma GCC unroll 16
   for (int i = 0; i < n; ++i)
     rows[i] = pack<T, A>(batch_type(__builtin_bit_cast(typename batch_type::register_type, r[i])));
