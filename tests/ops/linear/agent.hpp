@@ -4,7 +4,6 @@
 #include "ops/linear/measure.hpp"
 #include "reference/agent.hpp"
 #include "reference/recurrence.hpp"
-#include "support/instances.hpp"
 #include "support/random.hpp"
 
 #include <heed/ops/linear/agent_backward.hpp>
@@ -152,6 +151,8 @@ bool same_result(const agent_problem<S>& a, const agent_problem<S>& b) {
 }
 
 }  // namespace linear_test
+
+#include "ops/linear/instances.hpp"
 
 HEED_TEST_INSTANCE(heed::detail::agent_forward_on<heed::default_arch, float>);
 HEED_TEST_INSTANCE(heed::detail::agent_forward_on<heed::default_arch, heed::bfloat16>);

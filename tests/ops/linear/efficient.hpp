@@ -3,7 +3,6 @@
 
 #include "ops/linear/measure.hpp"
 #include "reference/efficient.hpp"
-#include "support/instances.hpp"
 #include "support/random.hpp"
 
 #include <heed/ops/linear/efficient.hpp>
@@ -106,6 +105,8 @@ bool same_result(const efficient_problem<S>& a, const efficient_problem<S>& b) {
 }
 
 }  // namespace linear_test
+
+#include "ops/linear/instances.hpp"
 
 HEED_TEST_INSTANCE(heed::detail::efficient_forward_on<heed::default_arch, float>);
 HEED_TEST_INSTANCE(heed::detail::efficient_forward_on<heed::default_arch, heed::bfloat16>);

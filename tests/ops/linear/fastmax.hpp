@@ -3,7 +3,6 @@
 
 #include "ops/linear/measure.hpp"
 #include "reference/fastmax.hpp"
-#include "support/instances.hpp"
 
 #include <heed/ops/linear/fastmax.hpp>
 
@@ -164,6 +163,8 @@ inline constexpr fastmax_norm fastmax_norms_of[] = {fastmax_norm::none, fastmax_
                                                     fastmax_norm::maxnorm};
 
 }  // namespace linear_test
+
+#include "ops/linear/instances.hpp"
 
 HEED_TEST_INSTANCE(heed::detail::fastmax_forward_on<heed::default_arch, float>);
 HEED_TEST_INSTANCE(heed::detail::fastmax_forward_on<heed::default_arch, heed::bfloat16>);

@@ -3,7 +3,6 @@
 
 #include "ops/linear/measure.hpp"
 #include "reference/linear.hpp"
-#include "support/instances.hpp"
 
 #include <heed/ops/linear/linear_forward.hpp>
 
@@ -134,6 +133,8 @@ bool same_result(const feature_problem<S>& a, const feature_problem<S>& b) {
 }
 
 }  // namespace linear_test
+
+#include "ops/linear/instances.hpp"
 
 HEED_TEST_INSTANCE(heed::detail::linear_forward_on<heed::default_arch, float>);
 HEED_TEST_INSTANCE(heed::detail::linear_forward_on<heed::default_arch, heed::bfloat16>);

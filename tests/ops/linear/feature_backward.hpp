@@ -2,7 +2,6 @@
 #pragma once
 
 #include "ops/linear/feature.hpp"
-#include "support/instances.hpp"
 
 #include <heed/ops/linear/linear_backward.hpp>
 
@@ -78,6 +77,8 @@ bool same_gradients(const feature_gradient_problem<S>& a, const feature_gradient
 }
 
 }  // namespace linear_test
+
+#include "ops/linear/instances.hpp"
 
 HEED_TEST_INSTANCE(heed::detail::linear_backward_on<heed::default_arch, float>);
 HEED_TEST_INSTANCE(heed::detail::linear_backward_on<heed::default_arch, heed::bfloat16>);

@@ -3,7 +3,6 @@
 
 #include "ops/linear/measure.hpp"
 #include "reference/recurrence.hpp"
-#include "support/instances.hpp"
 
 #include <heed/ops/linear/gated_forward.hpp>
 
@@ -101,6 +100,8 @@ bool same_result(const problem<S>& a, const problem<S>& b) {
 }
 
 }  // namespace linear_test
+
+#include "ops/linear/instances.hpp"
 
 HEED_TEST_INSTANCE(heed::detail::gated_linear_forward_on<heed::default_arch, heed::detail::gate_kind::feature, float>);
 HEED_TEST_INSTANCE(heed::detail::gated_linear_forward_on<heed::default_arch, heed::detail::gate_kind::token, float>);

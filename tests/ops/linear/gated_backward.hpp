@@ -2,7 +2,6 @@
 #pragma once
 
 #include "ops/linear/gated.hpp"
-#include "support/instances.hpp"
 
 #include <heed/ops/linear/gated_backward.hpp>
 
@@ -96,6 +95,8 @@ bool same_gradients(const backward_problem<S>& a, const backward_problem<S>& b) 
 }
 
 }  // namespace linear_test
+
+#include "ops/linear/instances.hpp"
 
 HEED_TEST_INSTANCE(heed::detail::gated_linear_backward_on<heed::default_arch, heed::detail::gate_kind::feature, float>);
 HEED_TEST_INSTANCE(heed::detail::gated_linear_backward_on<heed::default_arch, heed::detail::gate_kind::token, float>);

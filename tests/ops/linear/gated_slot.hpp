@@ -3,7 +3,6 @@
 
 #include "ops/linear/measure.hpp"
 #include "reference/gated_slot.hpp"
-#include "support/instances.hpp"
 
 #include <heed/ops/linear/gated_slot_forward.hpp>
 
@@ -104,6 +103,8 @@ bool same_result(const slot_problem<S>& a, const slot_problem<S>& b) {
 }
 
 }  // namespace linear_test
+
+#include "ops/linear/instances.hpp"
 
 HEED_TEST_INSTANCE(heed::detail::gated_slot_forward_on<heed::default_arch, float>);
 HEED_TEST_INSTANCE(heed::detail::gated_slot_forward_on<heed::default_arch, heed::bfloat16>);

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "ops/linear/gated_slot.hpp"
-#include "support/instances.hpp"
 
 #include <heed/ops/linear/gated_slot_backward.hpp>
 
@@ -112,6 +111,8 @@ gated_slot_backward_options<S> with_slots(const slot_backward_problem<S>& p, ind
 }
 
 }  // namespace linear_test
+
+#include "ops/linear/instances.hpp"
 
 HEED_TEST_INSTANCE(heed::detail::gated_slot_backward_on<heed::default_arch, float>);
 HEED_TEST_INSTANCE(heed::detail::gated_slot_backward_on<heed::default_arch, heed::bfloat16>);

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "ops/linear/gated_slot.hpp"
-#include "support/instances.hpp"
 
 #include <heed/ops/linear/gated_slot_step.hpp>
 
@@ -45,6 +44,8 @@ double step_error(const slot_problem<S>& p, const gated_slot_step_options<S>& op
 }
 
 }  // namespace linear_test
+
+#include "ops/linear/instances.hpp"
 
 HEED_TEST_INSTANCE(heed::detail::gated_slot_step_on<heed::default_arch, float>);
 HEED_TEST_INSTANCE(heed::detail::gated_slot_step_on<heed::default_arch, heed::bfloat16>);

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "ops/linear/gated.hpp"
-#include "support/instances.hpp"
 
 #include <heed/ops/linear/gated_step.hpp>
 
@@ -50,6 +49,8 @@ double step_error(const problem<S>& p, gates kind, const recurrence_step_options
 }
 
 }  // namespace linear_test
+
+#include "ops/linear/instances.hpp"
 
 HEED_TEST_INSTANCE(heed::detail::gated_linear_step_on<heed::default_arch, heed::detail::gate_kind::feature, float>);
 HEED_TEST_INSTANCE(heed::detail::gated_linear_step_on<heed::default_arch, heed::detail::gate_kind::token, float>);

@@ -174,3 +174,12 @@ bool same_result(const luong_problem<S>& a, const luong_problem<S>& b) {
 }
 
 }  // namespace local_test
+
+#include "ops/local/instances.hpp"
+
+HEED_TEST_INSTANCE(heed::detail::luong_dot_forward_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::luong_dot_backward_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::luong_mlp_forward_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::luong_mlp_backward_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::luong_local_forward_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::luong_local_backward_on<heed::default_arch, float>);

@@ -204,3 +204,8 @@ inline std::vector<shape> shapes() {
 }
 
 }  // namespace neighborhood_test
+
+#include "ops/local/instances.hpp"
+
+HEED_TEST_INSTANCE(heed::detail::neighborhood_forward_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::neighborhood_backward_on<heed::default_arch, float>);

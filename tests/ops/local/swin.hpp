@@ -153,3 +153,8 @@ bool same_result(const swin_problem<S>& a, const swin_problem<S>& b) {
 }
 
 }  // namespace local_test
+
+#include "ops/local/instances.hpp"
+
+HEED_TEST_INSTANCE(heed::detail::swin_forward_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::swin_backward_on<heed::default_arch, float>);

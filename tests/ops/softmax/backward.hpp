@@ -3,7 +3,6 @@
 
 #include "ops/softmax/problem.hpp"
 #include "reference/softmax_backward.hpp"
-#include "support/instances.hpp"
 
 #include <heed/mod/masks.hpp>
 #include <heed/ops/softmax/backward.hpp>
@@ -17,19 +16,22 @@ template <class S>
 struct backward_problem : problem<S> {
   using T = typename problem<S>::accumulator;
 
-  explicit backward_problem(const shape& s, unsigned seed = 1) : problem<S>(s, seed) {
-    dout = support::normal_tensor<S, 4>({s.B, s.H, s.N, s.E}, this->random);
-    dlse = support::normal_tensor<T, 3>({s.B, s.H, s.N}, this->random);
-    dq = tensor<S, 4>::full({s.B, s.H, s.N, s.D}, support::quiet_nan<S>);
-    dk = tensor<S, 4>::full({s.B, s.G, s.M, s.D}, support::quiet_nan<S>);
-    dv = tensor<S, 4>::full({s.B, s.G, s.M, s.E}, support::quiet_nan<S>);
-    dsink = tensor<T, 1>::full({s.H}, support::quiet_nan<T>);
-  }
+  explicit backward_problem(const shape& s, unsigned seed = 1);
 
   tensor<S, 4> dout, dq, dk, dv;
   tensor<T, 3> dlse;
   tensor<T, 1> dsink;
 };
+
+template <class S>
+backward_problem<S>::backward_problem(const shape& s, unsigned seed) : problem<S>(s, seed) {
+  dout = support::normal_tensor<S, 4>({s.B, s.H, s.N, s.E}, this->random);
+  dlse = support::normal_tensor<T, 3>({s.B, s.H, s.N}, this->random);
+  dq = tensor<S, 4>::full({s.B, s.H, s.N, s.D}, support::quiet_nan<S>);
+  dk = tensor<S, 4>::full({s.B, s.G, s.M, s.D}, support::quiet_nan<S>);
+  dv = tensor<S, 4>::full({s.B, s.G, s.M, s.E}, support::quiet_nan<S>);
+  dsink = tensor<T, 1>::full({s.H}, support::quiet_nan<T>);
+}
 
 /// Options of forward that backward shares.
 template <class S>
@@ -53,7 +55,7 @@ template <class A, class S, class... Mods>
 void solve_on(backward_problem<S>& p, const softmax_backward_options<S>& options, const Mods&... mods) {
   softmax_options<S> forward = forward_options(options);
   forward.lse = p.lse;
-  heed::detail::softmax_forward_on<A, S>(p.q, p.k, p.v, p.out, forward, mods...);
+  heed::softmax_forward(p.q, p.k, p.v, p.out, forward, mods...);
   heed::detail::softmax_backward_on<A, S>(p.q, p.k, p.v, p.out, p.lse, p.dout, p.dq, p.dk, p.dv, options, mods...);
 }
 
@@ -128,7 +130,16 @@ bool same_gradients(const backward_problem<S>& a, const backward_problem<S>& b) 
 
 }  // namespace softmax_test
 
+#include "ops/softmax/instances.hpp"
+
+HEED_TEST_INSTANCE_OF(struct softmax_test::backward_problem<float>);
+HEED_TEST_INSTANCE_OF(struct softmax_test::backward_problem<double>);
+HEED_TEST_INSTANCE_OF(struct softmax_test::backward_problem<heed::bfloat16>);
+HEED_TEST_INSTANCE(reference::softmax_backward<float>);
+HEED_TEST_INSTANCE(reference::softmax_backward<double>);
+HEED_TEST_INSTANCE(reference::softmax_backward<heed::bfloat16>);
 HEED_TEST_INSTANCE(heed::detail::softmax_backward_on<heed::default_arch, float>);
 HEED_TEST_INSTANCE(heed::detail::softmax_backward_on<heed::default_arch, double>);
 HEED_TEST_INSTANCE(heed::detail::softmax_backward_on<heed::default_arch, heed::bfloat16>);
 HEED_TEST_INSTANCE(heed::detail::softmax_backward_on<heed::default_arch, float, heed::causal>);
+HEED_TEST_INSTANCE(heed::detail::softmax_backward_on<heed::default_arch, double, heed::causal>);

@@ -24,17 +24,17 @@ std::vector<std::int32_t> offsets(const std::vector<index_t>& lengths) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("softmax_backward of packed sequences agrees with its definition", "", float, double,
-                   heed::bfloat16) {
+TEMPLATE_TEST_CASE("softmax_backward of packed sequences agrees with its definition", "", float, heed::bfloat16) {
   using S = TestType;
   for (const lengths& l : cases)
     for (const bool causal : {false, true}) {
       const std::vector<std::int32_t> cu_q = offsets(l.queries), cu_k = offsets(l.keys);
       // Three rows of each tensor belong to nobody.
       backward_problem<S> p({1, 4, 2, cu_q.back() + 3, cu_k.back() + 3, 24, 12});
-      const softmax_backward_options<S> options{.dlse = p.dlse, .cu_seqlens_q = cu_q, .cu_seqlens_k = cu_k};
+      softmax_backward_options<S> options{.dlse = p.dlse, .cu_seqlens_q = cu_q, .cu_seqlens_k = cu_k};
       CAPTURE(cu_q.back(), causal);
-      CHECK((causal ? gradient_error<S>(p, options, heed::causal{}) : gradient_error<S>(p, options)) <= 1);
+      if (causal) options.window_right = 0;
+      CHECK(gradient_error<S>(p, options) <= 1);
       bool untouched = true;
       for (index_t h = 0; h < 4; ++h)
         for (index_t i = 0; i < 3; ++i) {
@@ -50,7 +50,8 @@ TEST_CASE("gradients of a packed batch are those of its sequences alone") {
   const std::vector<std::int32_t> cu_q{0, 40, 40, 103}, cu_k{0, 90, 100, 170};
   backward_problem<float> p({1, 4, 2, 103, 170, 16, 8});
   const auto sink = support::normal_tensor<float, 1>({4}, p.random);
-  solve<float>(p, {.sink = sink, .cu_seqlens_q = cu_q, .cu_seqlens_k = cu_k}, heed::causal{});
+  const softmax_backward_options<float> options{.sink = sink, .cu_seqlens_q = cu_q, .cu_seqlens_k = cu_k};
+  CHECK(gradient_error<float>(p, options, heed::causal{}) <= 1);
   for (std::size_t s = 0; s < 3; ++s) {
     const index_t q0 = cu_q[s], q1 = cu_q[s + 1], k0 = cu_k[s], k1 = cu_k[s + 1];
     backward_problem<float> own({1, 4, 2, q1 - q0, k1 - k0, 16, 8});

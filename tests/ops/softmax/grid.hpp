@@ -14,8 +14,10 @@ namespace softmax_test {
 enum class pattern { all, causal, window };
 inline constexpr pattern patterns[] = {pattern::all, pattern::causal, pattern::window};
 
-inline std::vector<index_t> lengths() {
-  if (support::small_grid()) return {0, 1, 7, 64, 129};
+/// 16-bit types share the kernel of float, and what they do not share are rows, whatever their number.
+template <class S>
+std::vector<index_t> lengths() {
+  if (support::small_grid() || sizeof(S) == 2) return {0, 1, 7, 64, 129};
   return {0, 1, 2, 7, 16, 63, 64, 65, 128, 129, 200};
 }
 inline std::vector<index_t> head_sizes() {
@@ -56,8 +58,8 @@ void check_lengths() {
   support::random_engine random(11);
   const std::vector<index_t> sizes = head_sizes();
   unsigned seed = 0;
-  for (const index_t N : lengths())
-    for (const index_t M : lengths())
+  for (const index_t N : lengths<S>())
+    for (const index_t M : lengths<S>())
       for (const pattern which : patterns) {
         const auto size = [&] { return sizes[random() % sizes.size()]; };
         const head_counts heads = groupings[seed % std::size(groupings)];

@@ -3,9 +3,9 @@
 
 #include "reference/softmax.hpp"
 #include "support/compare.hpp"
-#include "support/instances.hpp"
 #include "support/random.hpp"
 
+#include <heed/mod/masks.hpp>
 #include <heed/mod/position.hpp>
 #include <heed/ops/softmax/forward.hpp>
 
@@ -34,18 +34,21 @@ struct problem {
   using storage = S;
   using accumulator = heed::accumulator_t<S>;
 
-  explicit problem(const shape& s, unsigned seed = 1) : random(seed) {
-    q = support::normal_tensor<S, 4>({s.B, s.H, s.N, s.D}, random);
-    k = support::normal_tensor<S, 4>({s.B, s.G, s.M, s.D}, random);
-    v = support::normal_tensor<S, 4>({s.B, s.G, s.M, s.E}, random);
-    out = tensor<S, 4>::full({s.B, s.H, s.N, s.E}, support::quiet_nan<S>);
-    lse = tensor<accumulator, 3>::full({s.B, s.H, s.N}, support::quiet_nan<accumulator>);
-  }
+  explicit problem(const shape& s, unsigned seed = 1);
 
   support::random_engine random;
   tensor<S, 4> q, k, v, out;
   tensor<accumulator, 3> lse;
 };
+
+template <class S>
+problem<S>::problem(const shape& s, unsigned seed) : random(seed) {
+  q = support::normal_tensor<S, 4>({s.B, s.H, s.N, s.D}, random);
+  k = support::normal_tensor<S, 4>({s.B, s.G, s.M, s.D}, random);
+  v = support::normal_tensor<S, 4>({s.B, s.G, s.M, s.E}, random);
+  out = tensor<S, 4>::full({s.B, s.H, s.N, s.E}, support::quiet_nan<S>);
+  lse = tensor<accumulator, 3>::full({s.B, s.H, s.N}, support::quiet_nan<accumulator>);
+}
 
 template <class S>
 inline constexpr double roundoff = std::is_same_v<S, double>           ? 0x1p-53
@@ -155,8 +158,36 @@ bool all_finite(const tensor<S, Rank>& t) {
   return std::all_of(t.begin(), t.end(), [](S x) { return std::isfinite(static_cast<double>(x)); });
 }
 
+/// Which of the functions of this name it is, where they take mods: over tensors.
+template <class S, class... Mods>
+using forward_call = void(view<const S, 4>, view<const S, 4>, view<const S, 4>, view<S, 4>, const softmax_options<S>&,
+                          const Mods&...);
+
 }  // namespace softmax_test
 
+#include "ops/softmax/instances.hpp"
+
+HEED_TEST_INSTANCE_OF(struct softmax_test::problem<float>);
+HEED_TEST_INSTANCE_OF(struct softmax_test::problem<double>);
+HEED_TEST_INSTANCE_OF(struct softmax_test::problem<heed::bfloat16>);
+HEED_TEST_INSTANCE_OF(struct softmax_test::problem<heed::float16>);
+HEED_TEST_INSTANCE(softmax_test::arguments_of<float>);
+HEED_TEST_INSTANCE(softmax_test::arguments_of<double>);
+HEED_TEST_INSTANCE(softmax_test::arguments_of<heed::bfloat16>);
+HEED_TEST_INSTANCE(softmax_test::arguments_of<heed::float16>);
+HEED_TEST_INSTANCE(reference::softmax<float>);
+HEED_TEST_INSTANCE(reference::softmax<double>);
+HEED_TEST_INSTANCE(reference::softmax<heed::bfloat16>);
+HEED_TEST_INSTANCE(reference::softmax<heed::float16>);
 HEED_TEST_INSTANCE(heed::detail::softmax_forward_on<heed::default_arch, float>);
 HEED_TEST_INSTANCE(heed::detail::softmax_forward_on<heed::default_arch, double>);
 HEED_TEST_INSTANCE(heed::detail::softmax_forward_on<heed::default_arch, heed::bfloat16>);
+HEED_TEST_INSTANCE(heed::detail::softmax_forward_on<heed::default_arch, heed::float16>);
+HEED_TEST_INSTANCE_OF(softmax_test::forward_call<float, heed::causal>
+                          heed::detail::softmax_forward_on<heed::default_arch, float, heed::causal>);
+HEED_TEST_INSTANCE_OF(softmax_test::forward_call<double, heed::causal>
+                          heed::detail::softmax_forward_on<heed::default_arch, double, heed::causal>);
+HEED_TEST_INSTANCE_OF(softmax_test::forward_call<heed::bfloat16, heed::causal>
+                          heed::detail::softmax_forward_on<heed::default_arch, heed::bfloat16, heed::causal>);
+HEED_TEST_INSTANCE_OF(softmax_test::forward_call<float, heed::padding>
+                          heed::detail::softmax_forward_on<heed::default_arch, float, heed::padding>);

@@ -24,31 +24,7 @@ template <class S>
 struct statistics_problem : problem<S> {
   using T = typename problem<S>::accumulator;
 
-  explicit statistics_problem(const shape& s, unsigned seed = 1, index_t top = 5) : problem<S>(s, seed) {
-    for (index_t i = 0; i < s.N; i += 1 + i % 3) rows.push_back(static_cast<std::int32_t>(i));
-    std::rotate(rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(rows.size() / 3), rows.end());
-    if (!rows.empty()) rows.push_back(rows.front());
-    const auto R = static_cast<index_t>(rows.size());
-    weights = numbers<4>({s.B, s.H, rows.empty() ? s.N : R, s.M});
-    top_weights = numbers<4>({s.B, s.H, s.N, top});
-    top_keys = tensor<std::int32_t, 4>::full({s.B, s.H, s.N, top}, -7);
-    entropy = numbers<3>({s.B, s.H, s.N});
-    max = numbers<3>({s.B, s.H, s.N});
-    distance = numbers<3>({s.B, s.H, s.N});
-    argmax = tensor<std::int32_t, 3>::full({s.B, s.H, s.N}, -7);
-    column_sum = numbers<3>({s.B, s.G, s.M});
-    head_sum = numbers<3>({s.B, s.H, s.M});
-    column_max = numbers<3>({s.B, s.H, s.M});
-    group_max = numbers<3>({s.B, s.G, s.M});
-    last_row = tensor<std::int32_t, 3>::full({s.B, s.G, s.M}, -7);
-    head_last = tensor<std::int32_t, 3>::full({s.B, s.H, s.M}, -7);
-    row_weights = support::normal_tensor<T, 3>({s.B, s.H, s.N}, this->random);
-    // Some rows in between, and some whole tiles, take no part.
-    for (index_t b = 0; b < s.B; ++b)
-      for (index_t h = 0; h < s.H; ++h)
-        for (index_t i = 0; i < s.N; ++i)
-          if (i % 7 == 3 || (i >= 32 && i < 140)) row_weights(b, h, i) = 0;
-  }
+  explicit statistics_problem(const shape& s, unsigned seed = 1, index_t top = 5);
 
   template <int Rank>
   static tensor<T, Rank> numbers(const index_t (&extents)[Rank]) {
@@ -62,6 +38,33 @@ struct statistics_problem : problem<S> {
   tensor<std::int32_t, 3> argmax, last_row, head_last;
   double threshold = 0.01;
 };
+
+template <class S>
+statistics_problem<S>::statistics_problem(const shape& s, unsigned seed, index_t top) : problem<S>(s, seed) {
+  for (index_t i = 0; i < s.N; i += 1 + i % 3) rows.push_back(static_cast<std::int32_t>(i));
+  std::rotate(rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(rows.size() / 3), rows.end());
+  if (!rows.empty()) rows.push_back(rows.front());
+  const auto R = static_cast<index_t>(rows.size());
+  weights = numbers<4>({s.B, s.H, rows.empty() ? s.N : R, s.M});
+  top_weights = numbers<4>({s.B, s.H, s.N, top});
+  top_keys = tensor<std::int32_t, 4>::full({s.B, s.H, s.N, top}, -7);
+  entropy = numbers<3>({s.B, s.H, s.N});
+  max = numbers<3>({s.B, s.H, s.N});
+  distance = numbers<3>({s.B, s.H, s.N});
+  argmax = tensor<std::int32_t, 3>::full({s.B, s.H, s.N}, -7);
+  column_sum = numbers<3>({s.B, s.G, s.M});
+  head_sum = numbers<3>({s.B, s.H, s.M});
+  column_max = numbers<3>({s.B, s.H, s.M});
+  group_max = numbers<3>({s.B, s.G, s.M});
+  last_row = tensor<std::int32_t, 3>::full({s.B, s.G, s.M}, -7);
+  head_last = tensor<std::int32_t, 3>::full({s.B, s.H, s.M}, -7);
+  row_weights = support::normal_tensor<T, 3>({s.B, s.H, s.N}, this->random);
+  // Some rows in between, and some whole tiles, take no part.
+  for (index_t b = 0; b < s.B; ++b)
+    for (index_t h = 0; h < s.H; ++h)
+      for (index_t i = 0; i < s.N; ++i)
+        if (i % 7 == 3 || (i >= 32 && i < 140)) row_weights(b, h, i) = 0;
+}
 
 /// Options of forward that statistics share, with what forward alone knows.
 template <class S>
@@ -265,7 +268,7 @@ double statistics_error_on(statistics_problem<S>& p, const softmax_statistics_op
   arguments.gain = gain;
   (add_mod(arguments, mods), ...);
   forward.lse = p.lse;
-  heed::detail::softmax_forward_on<A, S>(p.q, p.k, p.v, p.out, forward, mods...);
+  heed::softmax_forward(p.q, p.k, p.v, p.out, forward, mods...);
   read_on<A, S>(p, options, mods...);
   return statistics_judge<S>(p, arguments).worst();
 }
@@ -289,3 +292,29 @@ bool same_statistics(const statistics_problem<S>& a, const statistics_problem<S>
 }
 
 }  // namespace softmax_test
+
+#include "ops/softmax/instances.hpp"
+
+HEED_TEST_INSTANCE_OF(struct softmax_test::statistics_problem<float>);
+HEED_TEST_INSTANCE_OF(struct softmax_test::statistics_problem<double>);
+HEED_TEST_INSTANCE_OF(struct softmax_test::statistics_problem<heed::bfloat16>);
+HEED_TEST_INSTANCE_OF(class softmax_test::statistics_judge<float>);
+HEED_TEST_INSTANCE_OF(class softmax_test::statistics_judge<double>);
+HEED_TEST_INSTANCE_OF(class softmax_test::statistics_judge<heed::bfloat16>);
+HEED_TEST_INSTANCE(heed::detail::softmax_weights_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::softmax_weights_on<heed::default_arch, double>);
+HEED_TEST_INSTANCE(heed::detail::softmax_weights_on<heed::default_arch, heed::bfloat16>);
+HEED_TEST_INSTANCE(heed::detail::softmax_weights_on<heed::default_arch, float, heed::causal>);
+HEED_TEST_INSTANCE(heed::detail::softmax_weights_on<heed::default_arch, heed::bfloat16, heed::causal>);
+HEED_TEST_INSTANCE(heed::detail::softmax_top_keys_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::softmax_top_keys_on<heed::default_arch, double>);
+HEED_TEST_INSTANCE(heed::detail::softmax_top_keys_on<heed::default_arch, heed::bfloat16>);
+HEED_TEST_INSTANCE(heed::detail::softmax_top_keys_on<heed::default_arch, float, heed::causal>);
+HEED_TEST_INSTANCE(heed::detail::softmax_row_statistics_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::softmax_row_statistics_on<heed::default_arch, double>);
+HEED_TEST_INSTANCE(heed::detail::softmax_row_statistics_on<heed::default_arch, heed::bfloat16>);
+HEED_TEST_INSTANCE(heed::detail::softmax_row_statistics_on<heed::default_arch, float, heed::causal>);
+HEED_TEST_INSTANCE(heed::detail::softmax_column_statistics_on<heed::default_arch, float>);
+HEED_TEST_INSTANCE(heed::detail::softmax_column_statistics_on<heed::default_arch, double>);
+HEED_TEST_INSTANCE(heed::detail::softmax_column_statistics_on<heed::default_arch, heed::bfloat16>);
+HEED_TEST_INSTANCE(heed::detail::softmax_column_statistics_on<heed::default_arch, float, heed::causal>);

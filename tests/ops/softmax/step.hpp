@@ -2,7 +2,6 @@
 #pragma once
 
 #include "ops/softmax/problem.hpp"
-#include "support/instances.hpp"
 
 #include <heed/ops/softmax/step.hpp>
 
@@ -66,7 +65,18 @@ double step_error_of(problem<S>& p, const softmax_step_options<S>& options = {})
   return step_error_of(p, options, 1);
 }
 
+/// As forward_call.
+template <class S, class... Mods>
+using step_call = void(view<const S, 4>, view<const S, 4>, view<const S, 4>, view<S, 4>, const softmax_step_options<S>&,
+                       const Mods&...);
+
 }  // namespace softmax_test
+
+#include "ops/softmax/instances.hpp"
 
 HEED_TEST_INSTANCE(heed::detail::softmax_step_on<heed::default_arch, float>);
 HEED_TEST_INSTANCE(heed::detail::softmax_step_on<heed::default_arch, heed::bfloat16>);
+HEED_TEST_INSTANCE_OF(softmax_test::step_call<float, heed::causal>
+                          heed::detail::softmax_step_on<heed::default_arch, float, heed::causal>);
+HEED_TEST_INSTANCE_OF(softmax_test::step_call<heed::bfloat16, heed::causal>
+                          heed::detail::softmax_step_on<heed::default_arch, heed::bfloat16, heed::causal>);

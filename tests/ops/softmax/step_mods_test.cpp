@@ -15,9 +15,8 @@ constexpr float infinity = std::numeric_limits<float>::infinity();
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("softmax_step takes softcap, bias, sink, windows, offsets and mods", "", float, double) {
+TEMPLATE_TEST_CASE("softmax_step takes softcap, bias, sink, windows and offsets", "", float, double) {
   using T = heed::accumulator_t<TestType>;
-  const auto slopes = heed::alibi_slopes(6);
   for (const group& g : {group{6, 2, 1}, group{6, 1, 2}, group{6, 2, 5}}) {
     problem<TestType> p(shape_of(g, 190, 20, 33, 2));
     CAPTURE(g.H, g.G, g.N);
@@ -32,10 +31,18 @@ TEMPLATE_TEST_CASE("softmax_step takes softcap, bias, sink, windows, offsets and
     CHECK(step_error_of<TestType>(p, {.window_left = 0, .window_right = 0}) <= 1);
     CHECK(step_error_of<TestType>(p, {.window_left = 10, .window_right = 5, .q_offset = 30, .kv_offset = -20}) <= 1);
     CHECK(step_error_of<TestType>(p, {.q_offset = -50}, 1, heed::causal{}) <= 1);
-    CHECK(step_error_of<TestType>(p, {}, 1, heed::alibi{slopes}) <= 1);
-    CHECK(step_error_of<TestType>(p, {.window_left = 100}, 1, heed::alibi{slopes}, heed::dilated{60, 3}) <= 1);
-    CHECK(step_error_of<TestType>(p, {.split = 64}, 1, [](auto s, auto at) { return s + T(0.3) * T(at.h); }) <= 1);
-    CHECK(step_error_of<TestType>(p, {}, 1, [](position at) { return (at.kv + at.h) % 3 != at.q % 2; }) <= 1);
+  }
+}
+
+TEST_CASE("softmax_step takes mods") {
+  const auto slopes = heed::alibi_slopes(6);
+  for (const group& g : {group{6, 2, 1}, group{6, 1, 2}, group{6, 2, 5}}) {
+    problem<float> p(shape_of(g, 190, 20, 33, 2));
+    CAPTURE(g.H, g.G, g.N);
+    CHECK(step_error_of<float>(p, {}, 1, heed::alibi{slopes}) <= 1);
+    CHECK(step_error_of<float>(p, {.window_left = 100}, 1, heed::alibi{slopes}, heed::dilated{60, 3}) <= 1);
+    CHECK(step_error_of<float>(p, {.split = 64}, 1, [](auto s, auto at) { return s + 0.3f * float(at.h); }) <= 1);
+    CHECK(step_error_of<float>(p, {}, 1, [](position at) { return (at.kv + at.h) % 3 != at.q % 2; }) <= 1);
   }
 }
 

@@ -1,3 +1,3 @@
+#include "ops/softmax/problem.hpp"
 #define HEED_TEST_INSTANTIATE
 #include "ops/softmax/backward.hpp"
-#include "ops/softmax/step.hpp"

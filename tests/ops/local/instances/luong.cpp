@@ -1,0 +1,2 @@
+#define HEED_TEST_INSTANTIATE
+#include "ops/local/luong.hpp"

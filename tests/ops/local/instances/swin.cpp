@@ -1,0 +1,3 @@
+#include "ops/softmax/backward.hpp"
+#define HEED_TEST_INSTANTIATE
+#include "ops/local/swin.hpp"
