@@ -11,10 +11,9 @@ template <int Vectors, class T, class A>
 HEED_NOINLINE void probability_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
                                      const T* start, T* weights) noexcept {
   using P = pack<T, A>;
-  row_products<Vectors, T, A>(
-      keys, stride, count, queries, features, lane_start<T, A>{start}, [&](index_t j, int v, P z) {
-        exp2_bounded<precision::weight>(z).store_aligned(weights + j * tile_shape<T, A>::queries + v * P::lanes);
-      });
+  row_products<Vectors, T, A>(keys, stride, count, queries, features, {start, nullptr}, [&](index_t j, int v, P z) {
+    exp2_bounded<precision::weight>(z).store_aligned(weights + j * tile_shape<T, A>::queries + v * P::lanes);
+  });
 }
 
 /// gradients[j][lane] = weights[j][lane] (start[lane] + v_j . dout_lane) for `count` values.
@@ -22,11 +21,10 @@ template <int Vectors, class T, class A>
 HEED_NOINLINE void logit_gradient_panel(const T* values, index_t stride, int count, const T* upstream, index_t features,
                                         const T* start, const T* weights, T* gradients) noexcept {
   using P = pack<T, A>;
-  row_products<Vectors, T, A>(values, stride, count, upstream, features, lane_start<T, A>{start},
-                              [&](index_t j, int v, P c) {
-                                const index_t at = j * tile_shape<T, A>::queries + v * P::lanes;
-                                (P::load_aligned(weights + at) * c).store_aligned(gradients + at);
-                              });
+  row_products<Vectors, T, A>(values, stride, count, upstream, features, {start, nullptr}, [&](index_t j, int v, P c) {
+    const index_t at = j * tile_shape<T, A>::queries + v * P::lanes;
+    (P::load_aligned(weights + at) * c).store_aligned(gradients + at);
+  });
 }
 
 /// sums[j][e] += sum_lane weights[j][lane] rows[lane][e] for `keys` keys and the features of `Vectors` vectors. Rows

@@ -219,8 +219,8 @@ class gradient_tile {
         }
         // The offset is no part of what a factor multiplies.
         const T* const offset = score_chain<Mods...>::has_value_factor ? zeros : offset_;
-        key_panel<n, T, A>(rows, stride, count, upstream, buffers_->value_features,
-                           lane_start<T, A>{offset + v * width}, gradients + at);
+        key_panel<n, T, A>(rows, stride, count, upstream, buffers_->value_features, {offset + v * width, nullptr},
+                           gradients + at);
       });
     });
     if (!fused) differentiate_scores<First>(run, place, bias, start, mask, chain, parameter_sums);

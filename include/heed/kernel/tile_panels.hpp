@@ -29,34 +29,26 @@ HEED_INLINE void for_rows(index_t rows, F f) {
   for (; r < rows; ++r) f(std::integral_constant<int, 1>{}, r);
 }
 
-/// What the products of a row with each vector of lanes are added to: the same for every row.
+/// What the products of rows with each vector of lanes are added to: the same for every row, and a bias of every pair if
+/// there is one, natural where products are base 2. One panel for both: registers are filled for many keys at a time.
 template <class T, class A>
-struct lane_start {
+struct product_start {
   const T* start;  // [lane]
-
-  HEED_INLINE pack<T, A> operator()(index_t, int v) const noexcept {
-    return pack<T, A>::load_aligned(start + v * lanes<T, A>);
-  }
-};
-
-/// The same, and a bias of every pair, natural where products are base 2.
-template <class T, class A>
-struct biased_start {
-  const T* start;  // [lane]
-  const T* bias;   // [row][lane]
+  const T* bias;   // [row][lane], or null
 
   HEED_INLINE pack<T, A> operator()(index_t j, int v) const noexcept {
     using P = pack<T, A>;
-    return fma(P::load_aligned(bias + j * tile_shape<T, A>::queries + v * P::lanes), P(log2_e<T>),
-               P::load_aligned(start + v * P::lanes));
+    const P first = P::load_aligned(start + v * P::lanes);
+    if (bias == nullptr) return first;
+    return fma(P::load_aligned(bias + j * tile_shape<T, A>::queries + v * P::lanes), P(log2_e<T>), first);
   }
 };
 
 /// Calls emit(j, v, start(j, v) + row_j . lane's own row) for `count` rows and each vector v of lanes, while the sums
 /// are in registers. `lanes` holds [feature][lane].
-template <int Vectors, class T, class A, class Start, class Emit>
+template <int Vectors, class T, class A, class Emit>
 HEED_INLINE void row_products(const T* rows, index_t stride, int count, const T* lanes, index_t features,
-                              const Start& start, Emit emit) noexcept {
+                              product_start<T, A> start, Emit emit) noexcept {
   using P = pack<T, A>;
   for_rows<Vectors, T, A>(count, [&](auto some, index_t r) {
     outer_product<decltype(some)::value, Vectors, T, A>(
@@ -66,9 +58,9 @@ HEED_INLINE void row_products(const T* rows, index_t stride, int count, const T*
 }
 
 /// scores[j][lane] = start(j, lane) + k_j . q_lane for `count` keys.
-template <int Vectors, class T, class A, class Start>
-HEED_NOINLINE void key_panel(const T* keys, index_t stride, int count, const T* queries, index_t features, Start start,
-                             T* scores) noexcept {
+template <int Vectors, class T, class A>
+HEED_NOINLINE void key_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
+                             product_start<T, A> start, T* scores) noexcept {
   using P = pack<T, A>;
   row_products<Vectors, T, A>(keys, stride, count, queries, features, start, [&](index_t j, int v, P s) {
     s.store_aligned(scores + j * tile_shape<T, A>::queries + v * P::lanes);
@@ -76,9 +68,9 @@ HEED_NOINLINE void key_panel(const T* keys, index_t stride, int count, const T* 
 }
 
 /// The same, and total[lane] becomes the largest of them, if it is not larger.
-template <int Vectors, class T, class A, class Start>
+template <int Vectors, class T, class A>
 HEED_NOINLINE void logit_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
-                               Start start, T* total, T* scores) noexcept {
+                               product_start<T, A> start, T* total, T* scores) noexcept {
   using P = pack<T, A>;
   P most[Vectors];
   for (int v = 0; v < Vectors; ++v) most[v] = P::load_aligned(total + v * P::lanes);
@@ -90,9 +82,9 @@ HEED_NOINLINE void logit_panel(const T* keys, index_t stride, int count, const T
 }
 
 /// weights[j][lane] = 2^(start(j, lane) + k_j . q_lane), added to total[lane]: exponentials of what is in registers.
-template <int Vectors, class T, class A, class Start>
+template <int Vectors, class T, class A>
 HEED_NOINLINE void weight_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
-                                Start start, T* total, T* weights) noexcept {
+                                product_start<T, A> start, T* total, T* weights) noexcept {
   using P = pack<T, A>;
   P sum[Vectors];
   for (int v = 0; v < Vectors; ++v) sum[v] = P::load_aligned(total + v * P::lanes);

@@ -28,26 +28,27 @@ HEED_INLINE void compare_panel(const T* keys, index_t stride, int count, const T
   if constexpr (score_chain<Mods...>::has_pair_score)
     chain.pair_score().template compare<Vectors, T, A>(keys, stride, count, queries, features, start, scores);
   else
-    key_panel<Vectors, T, A>(keys, stride, count, queries, features, lane_start<T, A>{start}, scores);
+    key_panel<Vectors, T, A>(keys, stride, count, queries, features, {start, nullptr}, scores);
 }
 
-/// Products of plain scores, from `start` on, for as many keys as panels take at a time. Returns whether that is all
-/// there is to do, unless `more` is: they are weights already, or logits whose largest is known.
-template <int Vectors, class T, class A, class Start>
-HEED_INLINE bool plain_panel(const T* keys, index_t stride, int count, const T* queries, index_t features, Start start,
-                             bool weigh, bool more, T* total, T* scores) noexcept {
-  using shape = tile_shape<T, A>;
+/// Products of plain scores, which begin at `start` and the bias, if there is one, for as many keys as panels take at a
+/// time. Returns whether that is all there is to do, unless `more` is: they are weights already, or logits whose largest
+/// is known.
+template <int Vectors, class T, class A>
+HEED_INLINE bool plain_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
+                             const T* start, const T* bias, bool weigh, bool more, T* total, T* scores) noexcept {
+  const product_start<T, A> from{start, bias};
   if (!weigh && !more) {
-    logit_panel<Vectors, T, A>(keys, stride, count, queries, features, start, total, scores);
+    logit_panel<Vectors, T, A>(keys, stride, count, queries, features, from, total, scores);
     return true;
   }
-  if constexpr (Vectors == shape::vectors) {
+  if constexpr (Vectors == tile_shape<T, A>::vectors) {
     if (weigh && !more) {
-      weight_panel<Vectors, T, A>(keys, stride, count, queries, features, start, total, scores);
+      weight_panel<Vectors, T, A>(keys, stride, count, queries, features, from, total, scores);
       return true;
     }
   }
-  key_panel<Vectors, T, A>(keys, stride, count, queries, features, start, scores);
+  key_panel<Vectors, T, A>(keys, stride, count, queries, features, from, scores);
   return false;
 }
 
@@ -78,13 +79,9 @@ HEED_NOINLINE bool score_keys(const scored_tile<T>& tile, const key_block<Source
         const tile_part here{at, some, v, v + n};
         if (plain) {
           if constexpr (sizeof...(Mods) == 0) {
-            const auto panel = [&](const auto& from) {
-              return plain_panel<n, T, A>(keys, stride, some, queries, tile.features, from, weigh, hides || careful,
-                                          total + v * width, scores);
-            };
-            const bool done = bias == nullptr
-                                  ? panel(lane_start<T, A>{start + v * width})
-                                  : panel(biased_start<T, A>{start + v * width, bias + at * pitch + v * width});
+            const bool done = plain_panel<n, T, A>(keys, stride, some, queries, tile.features, start + v * width,
+                                                   bias == nullptr ? nullptr : bias + at * pitch + v * width, weigh,
+                                                   hides || careful, total + v * width, scores);
             if (!done)
               excluded = finish_scores<T, A>(tile.scores, careful ? bias : nullptr, total, start, here, place, hides,
                                              weigh, careful, true, mask, chain) ||
