@@ -1,4 +1,5 @@
-# Installs heed, moves what was installed (it must not know where it was), compares the headers with the source and looks for the license.
+# Installs heed, moves what was installed (it must not know where it was), compares the headers with the source, and
+# looks for the license.
 #   cmake -DSOURCE=.. -DBINARY=.. -DPREFIX=.. -P install.cmake
 file(REMOVE_RECURSE "${PREFIX}" "${PREFIX}-before")
 execute_process(COMMAND "${CMAKE_COMMAND}" --install "${BINARY}" --prefix "${PREFIX}-before" OUTPUT_QUIET
