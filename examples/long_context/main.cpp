@@ -123,7 +123,11 @@ int run_program(int count, char** given, int processes) {
 #if defined(LONG_CONTEXT_MPI)
   if (processes > 1) {
     heed::mpi_transport ranks(MPI_COMM_WORLD);
-    right = run(ranks, a.search, {}, "processes");
+    try {
+      right = run(ranks, a.search, {}, "processes");
+    } catch (...) {
+      ranks.abort(1);
+    }
   }
 #endif
   if (processes == 1) right = run_on_threads(a);

@@ -148,6 +148,35 @@ TEST_CASE("a rank that fails wakes all that wait, and its exception comes out of
   }
 }
 
+TEST_CASE("what comes out of run is the exception of the rank that is the cause") {
+  enum class end { cause, echo, told, none };
+  // Rank 0 fails first, the others when they hear of it.
+  const auto thrown = [](end zero, end one, end two) -> std::string {
+    in_process_group group(3);
+    const end ends[] = {zero, one, two};
+    try {
+      group.run([&](in_process_transport& ranks) {
+        const end own = ends[ranks.rank()];
+        const auto listen = [&] {
+          for (;;) ranks.poll();
+        };
+        if (own == end::told) listen();
+        if (ranks.rank() > 0) error_of(listen);
+        if (own == end::cause) throw heed::invalid_argument("cause");
+        if (own == end::echo) throw heed::refused_elsewhere("echo", 2);
+      });
+    } catch (const std::exception& error) {
+      return error.what();
+    }
+    return "nothing";
+  };
+  CHECK(thrown(end::echo, end::echo, end::cause) == "cause");
+  CHECK(thrown(end::echo, end::told, end::cause) == "cause");
+  CHECK(thrown(end::echo, end::cause, end::none) == "cause");
+  CHECK(thrown(end::cause, end::echo, end::told) == "cause");
+  CHECK(thrown(end::echo, end::told, end::none) == "echo");
+}
+
 TEST_CASE("patience ends") {
   in_process_group group(2, 0.05);
   int x = 0;

@@ -10,7 +10,7 @@ struct key_file {
 };
 
 extern heed::in_process_transport& ranks;
-extern heed::index_t N;
+extern heed::index_t N, M;
 extern int rank;
 extern heed::token_layout layout;
 extern std::vector<std::int32_t> cu_seqlens;

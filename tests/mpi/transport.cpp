@@ -313,6 +313,33 @@ TEST_CASE("mpi: a failure ends the program", "[.end_program]") {
   ranks.barrier();
 }
 
+// Run alone: the program ends, though nobody would wake up whom this rank leaves waiting.
+TEST_CASE("mpi: an exception that leaves the transport ends the program", "[.leaves]") {
+  try {
+    heed::mpi_transport ranks(MPI_COMM_WORLD);
+    if (ranks.rank() == 1) throw std::runtime_error("planned failure");
+    ranks.barrier();
+  } catch (const std::runtime_error&) {
+    MPI_Barrier(MPI_COMM_WORLD);
+  }
+}
+
+TEST_CASE("mpi: an exception that leaves no other rank waiting goes on") {
+  const auto leave = [] {
+    heed::mpi_transport ranks(MPI_COMM_SELF);
+    throw std::runtime_error("planned");
+  };
+  CHECK_THROWS_WITH(leave(), "planned");
+  // Nor does one that was on its way before.
+  const auto transport_of_destructor = [] {
+    struct last_words {
+      ~last_words() { heed::mpi_transport(MPI_COMM_WORLD).barrier(); }
+    } words;
+    throw std::runtime_error("planned");
+  };
+  CHECK_THROWS_WITH(transport_of_destructor(), "planned");
+}
+
 // Run alone, with HEED_TEST_MPI_INIT.
 TEST_CASE("mpi: MPI without threads is for files without OpenMP", "[.mpi_init]") {
   int level = MPI_THREAD_MULTIPLE;

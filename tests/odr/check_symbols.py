@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 
-EXCEPTION = r"N4heed2v0(16invalid_argument|15transport_error)"
+EXCEPTION = r"N4heed2v0(16invalid_argument|15transport_error|17refused_elsewhere)"
 SHARED = re.compile(rf"^(DW\.ref\.)?_ZT[ISV]{EXCEPTION}E$|^_Z{EXCEPTION}[CD][I0-2]")
 
 

@@ -106,7 +106,11 @@ class checker {
   }
 
   [[noreturn]] HEED_NOINLINE void fail_with(const char* argument, const char* expected, const char* got) const {
-    fail(text("heed::%s: %s: expected %s, got %s", op_, argument, expected, got).c_str());
+    fail(message(argument, expected, got).c_str());
+  }
+
+  text message(const char* argument, const char* expected, const char* got) const noexcept {
+    return text("heed::%s: %s: expected %s, got %s", op_, argument, expected, got);
   }
 
  private:

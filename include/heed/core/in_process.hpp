@@ -123,7 +123,8 @@ class in_process_group {
   in_process_transport& rank(int r) noexcept { return ranks_[static_cast<std::size_t>(r)]; }
 
   /// Calls f(rank) for every rank, each on a thread of its own, and returns when all have. If some threw, the others
-  /// are told so, and the exception of the one that failed first is thrown again.
+  /// are told so, and the exception of the one that failed first is thrown again; but none that another rank is the cause
+  /// of, if that one threw too.
   template <class F>
   void run(const F& f) {
     const auto owned = std::make_unique<worker[]>(static_cast<std::size_t>(size_));
@@ -148,9 +149,14 @@ class in_process_group {
       if (workers[r].thread.joinable()) workers[r].thread.join();
 #if HEED_EXCEPTIONS
     const int first = failed_.load();
-    if (first >= 0 && workers[first].failure) std::rethrow_exception(workers[first].failure);
-    for (int r = 0; r < size_; ++r)
-      if (workers[r].failure) std::rethrow_exception(workers[r].failure);
+    std::exception_ptr thrown = first >= 0 ? workers[first].failure : nullptr;
+    bool echo = !thrown || is_echo(thrown, true);
+    for (int r = 0; r < size_ && echo; ++r) {
+      if (!workers[r].failure) continue;
+      echo = is_echo(workers[r].failure, r == first);
+      if (!thrown || !echo) thrown = workers[r].failure;
+    }
+    if (thrown) std::rethrow_exception(thrown);
 #endif
   }
 
@@ -165,6 +171,21 @@ class in_process_group {
   struct share {
     void* values = nullptr;
   };
+
+#if HEED_EXCEPTIONS
+  /// Whether a rank threw this because of another one. (Of transport errors the first is nobody else's.)
+  static bool is_echo(const std::exception_ptr& failure, bool first) {
+    try {
+      std::rethrow_exception(failure);
+    } catch (const refused_elsewhere&) {
+      return true;
+    } catch (const transport_error&) {
+      return !first;
+    } catch (...) {
+      return false;
+    }
+  }
+#endif
 
   /// Waits until holds(), with the lock held; throws if a rank failed or patience ends. what(): what it waits for.
   template <class Holds, class What>

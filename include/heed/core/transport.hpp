@@ -31,6 +31,19 @@ class transport_error : public std::runtime_error {
   int rank_, peer_;
 };
 
+/// Thrown where this rank's arguments would do, but those of another rank do not: that one throws what says why. The
+/// transport is as good as before.
+class refused_elsewhere : public invalid_argument {
+ public:
+  HEED_INLINE refused_elsewhere(const char* message, int rank) : invalid_argument(message), rank_(rank) {}
+
+  /// A rank whose arguments were refused.
+  HEED_INLINE int rank() const noexcept { return rank_; }
+
+ private:
+  int rank_;
+};
+
 HEED_END
 
 HEED_ARCH_BEGIN

@@ -37,9 +37,11 @@ HEED_ARCH_BEGIN
 /// Waiting calls MPI all the time, and so does poll(), which operators call between tiles: many libraries move long
 /// messages only inside of calls.
 ///
-/// Failure: a rank that an operator fails on calls abort(). As mpi_failure::end_program says, which is the default, that
-/// is MPI_Abort. With mpi_failure::rethrow the others are told, and whatever they wait for throws transport_error; so
-/// does, with patience, what waits longer than that. MPI cannot take back what is sent: requests then wait until the peer
+/// Failure: a rank that an operator fails on calls abort(), and so does the destructor where an exception is what ends the
+/// scope of the transport, whoever threw it. As mpi_failure::end_program says, which is the default, that is MPI_Abort,
+/// after what went wrong is printed. (The destructor cannot know: catch within the scope, and call abort() there, to have
+/// it printed.) With mpi_failure::rethrow the others are told, and whatever they wait for throws transport_error; so does,
+/// with patience, what waits longer than that. MPI cannot take back what is sent: requests then wait until the peer
 /// took the message or, in its destructor, threw it away; if that needs more than patience, MPI_Abort ends the program,
 /// since the message would be read from memory that is no longer its own. So leave the transport's scope on every rank
 /// before the program talks about the failure.

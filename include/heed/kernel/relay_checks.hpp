@@ -15,17 +15,16 @@ template <class S>
 HEED_COLD void state_relay_facts(const view<const S, 4>& q, const view<const S, 4>& k, index_t value_features,
                                  index_t slots, const setting<double>& scale, index_t chunk, int tag,
                                  std::uint64_t kind, ring_fact* facts) noexcept {
-  const auto number = [](auto x) { return static_cast<std::uint64_t>(x); };
   const ring_fact all[] = {{"operator and element type", kind},
-                           {"q.extent(0) (B)", number(q.extent(0))},
-                           {"q.extent(1) (H)", number(q.extent(1))},
-                           {"q.extent(3) (D)", number(q.extent(3))},
-                           {"k.extent(1) (G)", number(k.extent(1))},
-                           {"v.extent(3) (E)", number(value_features)},
-                           {"s.extent(3) (S)", number(slots)},
+                           readable_fact("q.extent(0) (B)", q.extent(0)),
+                           readable_fact("q.extent(1) (H)", q.extent(1)),
+                           readable_fact("q.extent(3) (D)", q.extent(3)),
+                           readable_fact("k.extent(1) (G)", k.extent(1)),
+                           readable_fact("v.extent(3) (E)", value_features),
+                           readable_fact("s.extent(3) (S)", slots),
                            {"options.scale", __builtin_bit_cast(std::uint64_t, scale.or_default(0))},
-                           {"options.chunk", number(chunk)},
-                           {"options.tag", number(tag)}};
+                           readable_fact("options.chunk", chunk),
+                           readable_fact("options.tag", tag)};
   std::copy(std::begin(all), std::end(all), facts);
 }
 

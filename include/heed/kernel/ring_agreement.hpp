@@ -63,7 +63,12 @@ std::uint64_t fingerprint_of_types() noexcept {
 struct ring_fact {
   const char* name;
   std::uint64_t value;
+  bool readable = false;  // an integer, which the error shows
 };
+
+inline ring_fact readable_fact(const char* name, index_t value) noexcept {
+  return {name, static_cast<std::uint64_t>(value), true};
+}
 
 /// As many in all operators, some of them unused: ranks that are in different ones find out too. The first fact tells
 /// which operator it is.
@@ -86,8 +91,8 @@ void or_abort([[maybe_unused]] Transport& ranks, const F& f) {
 
 /// One exchange in which all ranks find out whether their arguments fit. `state_facts(facts)` checks the arguments of
 /// this rank and writes facts; returned is the largest step that it returned on any rank. If it throws
-/// heed::invalid_argument on some rank, or facts differ, all ranks throw heed::invalid_argument, and the transport is as
-/// good as before. If it throws something else (a mask may, that is asked what it sees), the call fails on all.
+/// heed::invalid_argument on some rank, or facts differ, all ranks throw heed::invalid_argument (refused_elsewhere, those
+/// that did not throw it themselves), and the transport is as good as before. If it throws something else (a mask may, that is asked what it sees), the call fails on all.
 template <class Transport, class StateFacts>
 HEED_COLD int agree(const checker& check, Transport& ranks, const StateFacts& state_facts) {
   constexpr int count = ring_fact_count;
@@ -113,7 +118,7 @@ HEED_COLD int agree(const checker& check, Transport& ranks, const StateFacts& st
       state();
     } catch (const invalid_argument&) {
       own = std::current_exception();
-      told[0] = 1;
+      told[0] = static_cast<std::uint64_t>(ranks.rank()) + 1;
     }
 #else
     state();
@@ -122,12 +127,19 @@ HEED_COLD int agree(const checker& check, Transport& ranks, const StateFacts& st
   });
 #if HEED_EXCEPTIONS
   if (own) std::rethrow_exception(own);
+  if (told[0] != 0) {
+    const int refusing = static_cast<int>(told[0]) - 1;
+    const text got("some on rank %d that do not, as its own error says", refusing);
+    throw refused_elsewhere(check.message("arguments", "ones that fit on all ranks", got.c_str()).c_str(), refusing);
+  }
 #endif
-  check.require(told[0] == 0, "another rank", "arguments that fit", "arguments that it refuses");
   for (int i = 0; i < count; ++i) {
     const std::uint64_t most = told[2 + i], least = ~told[2 + count + i];
     if (most != least) [[unlikely]]
-      check.fail_with(facts[i].name, "the same on all ranks", "different ones");
+      check.fail_with(facts[i].name, "the same on all ranks",
+                      facts[i].readable
+                          ? text("%lld here, another on another rank", static_cast<long long>(facts[i].value)).c_str()
+                          : "another here than on another rank");
   }
   return static_cast<int>(told[1]);
 }

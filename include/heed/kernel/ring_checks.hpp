@@ -38,11 +38,11 @@ HEED_COLD void state_ring_facts(const ring_plan& plan, const view<const S, 4>& q
   bool sink_gradient = false;
   if constexpr (requires { options.dsink; }) sink_gradient = static_cast<bool>(options.dsink);
   const ring_fact all[ring_fact_count] = {{"operator and element type", fingerprint_of_types<Options>()},
-                                          {"q.extent(0) (B)", number(q.extent(0))},
-                                          {"q.extent(1) (H)", number(q.extent(1))},
-                                          {"q.extent(3) (D)", number(q.extent(3))},
-                                          {"k.extent(1) (G)", number(k.extent(1))},
-                                          {"v.extent(3) (E)", number(value_features)},
+                                          readable_fact("q.extent(0) (B)", q.extent(0)),
+                                          readable_fact("q.extent(1) (H)", q.extent(1)),
+                                          readable_fact("q.extent(3) (D)", q.extent(3)),
+                                          readable_fact("k.extent(1) (G)", k.extent(1)),
+                                          readable_fact("v.extent(3) (E)", value_features),
                                           {"options.layout", fingerprint_of(plan.queries)},
                                           {"options.kv_layout", fingerprint_of(plan.keys)},
                                           {"options.scale", real(options.scale.or_default(0))},
@@ -50,11 +50,11 @@ HEED_COLD void state_ring_facts(const ring_plan& plan, const view<const S, 4>& q
                                           {"options.bias", number(static_cast<bool>(options.bias))},
                                           {"options.sink", number(static_cast<bool>(options.sink))},
                                           {"options.dsink", number(sink_gradient)},
-                                          {"options.window_left", number(options.window_left)},
-                                          {"options.window_right", number(options.window_right)},
-                                          {"options.q_offset", number(plan.q_offset)},
-                                          {"options.kv_offset", number(plan.kv_offset)},
-                                          {"options.tag", number(options.tag)},
+                                          readable_fact("options.window_left", options.window_left),
+                                          readable_fact("options.window_right", options.window_right),
+                                          readable_fact("options.q_offset", plan.q_offset),
+                                          readable_fact("options.kv_offset", plan.kv_offset),
+                                          readable_fact("options.tag", options.tag),
                                           {"mods", fingerprint_of_types<Mods...>()}};
   std::copy_n(all, ring_fact_count, facts);
 }

@@ -63,8 +63,10 @@ void check_one(const std::vector<std::string>& parts, const Change& change) {
     CHECK(said.forward[0].find(part) != std::string::npos);
     CHECK(said.backward[0].find(part) != std::string::npos);
   }
-  CHECK(said.forward[1].find("another rank: expected arguments that fit") != std::string::npos);
-  CHECK(said.backward[1].find("another rank: expected arguments that fit") != std::string::npos);
+  CHECK(said.forward[1].find("arguments: expected ones that fit on all ranks, got some on rank 0 that do not") !=
+        std::string::npos);
+  CHECK(said.backward[1].find("arguments: expected ones that fit on all ranks, got some on rank 0 that do not") !=
+        std::string::npos);
 }
 
 }  // namespace
@@ -72,6 +74,27 @@ void check_one(const std::vector<std::string>& parts, const Change& change) {
 using tensors = shard<float>;
 using options = heed::ring_backward_options<float>;
 using tensor_view = view<const float, 4>;
+
+TEST_CASE("a rank that is not refused learns who is, whose own exception comes out of run") {
+  problem p({1, 2, 1, 20, 20, 6, 5});
+  const token_layout l = heed::striped_layout(20, 2);
+  heed::in_process_group group(2, 60);
+  int refusing = -1;
+  const std::string said = support::message_of([&] {
+    group.run([&](heed::in_process_transport& ranks) {
+      shard<float> own(p, l, l, ranks.rank());
+      const int tag = ranks.rank() == 0 ? 0 : -1;
+      try {
+        heed::ring_forward(ranks, own.q, own.k, own.v, own.out, {.layout = l, .tag = tag});
+      } catch (const heed::refused_elsewhere& error) {
+        refusing = error.rank();
+        throw;
+      }
+    });
+  });
+  CHECK(refusing == 1);
+  CHECK(said.find("options.tag") != std::string::npos);
+}
 
 TEST_CASE("arguments that fit are taken") {
   const sayings said = said_of([](int, tensors&, tensor_view&, tensor_view&, options&) {});
@@ -164,7 +187,7 @@ void check_both(const std::string& part, const Call& call) {
   });
   for (const std::string& one : said) {
     CAPTURE(one);
-    CHECK(one.find(part + ": expected the same on all ranks") != std::string::npos);
+    CHECK(one.find(part + ": expected the same on all ranks, got ") != std::string::npos);
   }
 }
 

@@ -210,10 +210,11 @@ TEST_CASE("Recurrences over ranks refuse what does not fit, on all ranks") {
                                         ranks.rank() == 0 ? first : second);
       });
     };
-    refused({"options.chunk", "the same on all ranks"}, {"options.chunk"}, {.chunk = 16}, {.chunk = 32});
+    refused({"options.chunk", "the same on all ranks, got 16 here"}, {"got 32 here, another on another rank"},
+            {.chunk = 16}, {.chunk = 32});
     refused({"options.scale"}, {"options.scale"}, {}, {.scale = 2.0});
-    refused({"another rank"}, {"options.initial_state", "rank 0"}, {}, {.initial_state = p.initial_state});
-    refused({"options.tag"}, {"another rank"}, {.tag = -1}, {});
+    refused({"arguments", "rank 1"}, {"options.initial_state", "rank 0"}, {}, {.initial_state = p.initial_state});
+    refused({"options.tag"}, {"arguments", "rank 0"}, {.tag = -1}, {});
     check_refusal("ring_gated_linear_forward", {"k", "n, as q"}, [&] {
       heed::ring_gated_linear_forward(ranks, part(p.q).slice(2, 0, 2), part(p.k), part(p.v), part(p.feature_gates),
                                       part(p.out).slice(2, 0, 2), {});

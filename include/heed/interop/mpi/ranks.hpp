@@ -106,7 +106,8 @@ class mpi_ranks {
 mpi_ranks::mpi_ranks(MPI_Comm communicator, const mpi_transport_options& options)
     : options_(options), exceptions_(std::uncaught_exceptions()) {
   const checker check("mpi_transport");
-  check.require(mpi_is_there(), "communicator", "one of an initialised MPI", "MPI that was not, or is finalised");
+  check.require(mpi_is_there(), "communicator", "one of an initialised MPI",
+                "MPI that is not initialised, or already finalised");
   int level = MPI_THREAD_SINGLE, main_thread = 1, inter = 0;
   MPI_Query_thread(&level);
 #if defined(_OPENMP)
@@ -127,6 +128,7 @@ mpi_ranks::mpi_ranks(MPI_Comm communicator, const mpi_transport_options& options
   for (MPI_Comm* const copy : {&messages_, &failures_}) {
     require_success(MPI_Comm_dup(communicator, copy), "mpi_transport", -1, "MPI_Comm_dup");
     MPI_Comm_set_errhandler(*copy, MPI_ERRORS_RETURN);
+    MPI_Comm_set_name(*copy, copy == &messages_ ? "heed: messages" : "heed: failures");
   }
   MPI_Comm_size(messages_, &size_);
   for (auto* const counts : {&sent_, &received_, &expected_})
@@ -139,6 +141,9 @@ mpi_ranks::~mpi_ranks() {
   if (options_.on_failure == mpi_failure::rethrow) {
     if (is_failing()) tell_failure();
     if (!leave_together()) return;
+  } else if (is_failing() && size_ > 1) {
+    // What it says is not known before it is caught.
+    end_program(1, "an exception left the scope of the transport");
   }
   if (!collective_pending_) MPI_Comm_free(&messages_);
   MPI_Comm_free(&failures_);

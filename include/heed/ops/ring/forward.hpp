@@ -89,7 +89,7 @@ void ring_forward_on(Transport& ranks, view<const S, 4> q, view<const S, 4> k, v
 /// Accuracy: as softmax_forward.
 /// Throws heed::invalid_argument on all ranks, before anything is sent or written: all that softmax_forward throws for;
 /// no layout, one for another number of ranks, extents that are not what it gives this rank; options, extents, layouts or
-/// types of mods that differ between ranks; and where another rank was refused its arguments.
+/// types of mods that differ between ranks; and where another rank was refused its arguments (refused_elsewhere).
 /// Throws transport_error where ranks cannot go on. Whatever one rank throws during the call, those that still need
 /// something of it throw transport_error, others at their next call of the transport, and none waits for it; out and lse
 /// are then unspecified.

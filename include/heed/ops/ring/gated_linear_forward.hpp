@@ -88,9 +88,9 @@ index_t ring_gated_linear_forward_scratch_bytes(const Transport& ranks, const st
 /// Accuracy: as gated_linear_forward.
 /// Throws heed::invalid_argument on all ranks, before anything is sent or written: all that gated_linear_forward throws
 /// for; other keys than queries; an initial state on a rank that is not the first; extents or options that differ between
-/// ranks; and where another rank was refused its arguments. Throws transport_error where ranks cannot go on. Whatever one
-/// rank throws during the call, those that still need a state of it throw transport_error, others at their next call of
-/// the transport; outputs are then unspecified.
+/// ranks; and where another rank was refused its arguments (refused_elsewhere). Throws transport_error where ranks cannot
+/// go on. Whatever one rank throws during the call, those that still need a state of it throw transport_error, others at
+/// their next call of the transport; outputs are then unspecified.
 /// Paper: Yang, Wang, Shen, Panda, Kim, Gated Linear Attention Transformers with Hardware-Efficient Training, 2024; Sun et
 /// al., Linear Attention Sequence Parallelism, 2024, for the states that go from rank to rank.
 template <transport Transport, writable<4> Out>
