@@ -99,6 +99,14 @@ class neighborhood_cut {
              static_cast<int>(column % across) * side[2].box}};
   }
 
+  /// Tokens from a tile to the next one in its row of tiles, or to the next one at all.
+  index_t next_tile() const noexcept {
+    const auto distance = [&](int i) { return index_t(side[i].box) * side[i].line.dilation() * side[i].pitch; };
+    for (const int i : {2, 1})
+      if (boxes_of(side[i]) > 1) return distance(i);
+    return shape::groups * distance(0);
+  }
+
   neighborhood_side side[3];
   neighborhood_place in_box[shape::width];  // of the lanes of a vector, from the corner of its box
 

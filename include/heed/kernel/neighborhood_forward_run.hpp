@@ -93,6 +93,9 @@ class neighborhood_forward_run {
     list_rows(tile, rows_.q[batch][head], queries);
     space.tile.load_queries(pointed_rows<const S>{queries}, tile.lanes(),
                             static_cast<T>(chain_.plain() ? rows_.scale * double(log2_e<T>) : rows_.scale));
+    // Outputs, and the next tile's queries, come from far away while this one is at work.
+    call_rows<1>(tile, rows_.out[batch][head], 0);
+    call_rows<0>(tile, rows_.q[batch][head], cut_.next_tile());
     const auto attend = [&](tile_care care) {
       space.tile.clear(care);
       attend_keys(space, tile, batch, head);

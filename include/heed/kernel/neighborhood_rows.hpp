@@ -51,6 +51,13 @@ void list_rows(const neighborhood_tile<T, A>& tile, const view<S, 2>& tensor, S*
   for (int lane = 0; lane < tile.lanes(); ++lane) rows[lane] = tile.live(lane) ? &tensor(tile.token(lane), 0) : idle;
 }
 
+/// Calls rows `apart` tokens from those of the tile's queries into the first-level cache, to be read (0) or written (1).
+template <int Write, class T, class A, class S>
+void call_rows(const neighborhood_tile<T, A>& tile, const view<S, 2>& tensor, index_t apart) noexcept {
+  for (int lane = 0; lane < tile.lanes(); ++lane)
+    prefetch_row<Write>(&tensor(std::min(tile.token(lane) + apart, tensor.extent(0) - 1), 0), tensor.extent(1));
+}
+
 /// to[lane] = the row of the lane's query
 template <class T, class A, class S>
 void gather_rows(const neighborhood_tile<T, A>& tile, const view<const S, 2>& rows, S* to) noexcept {
