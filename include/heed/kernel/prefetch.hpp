@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <utility>
 
 HEED_ARCH_BEGIN
 namespace detail {
@@ -26,7 +25,10 @@ class prefetcher {
   HEED_NOINLINE void add(const S* first, index_t stride, index_t rows, index_t features) noexcept {
     if (used_ == most_ranges) return;
     // Rows that follow each other are one long one.
-    if (stride == features) features *= std::exchange(rows, std::min<index_t>(rows, 1));
+    if (stride == features && rows > 1) {
+      features *= rows;
+      rows = 1;
+    }
     const index_t lines = (features * index_t(sizeof(S)) + cache_line - 1) / cache_line;
     ranges_[used_++] = {reinterpret_cast<const char*>(first), stride * index_t(sizeof(S)), rows, lines};
     lines_ += rows * lines;

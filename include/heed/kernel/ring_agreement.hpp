@@ -92,7 +92,8 @@ void or_abort([[maybe_unused]] Transport& ranks, const F& f) {
 /// One exchange in which all ranks find out whether their arguments fit. `state_facts(facts)` checks the arguments of
 /// this rank and writes facts; returned is the largest step that it returned on any rank. If it throws
 /// heed::invalid_argument on some rank, or facts differ, all ranks throw heed::invalid_argument (refused_elsewhere, those
-/// that did not throw it themselves), and the transport is as good as before. If it throws something else (a mask may, that is asked what it sees), the call fails on all.
+/// that did not throw it themselves), and the transport is as good as before. If it throws something else (a mask may,
+/// that is asked what it sees), the call fails on all.
 template <class Transport, class StateFacts>
 HEED_COLD int agree(const checker& check, Transport& ranks, const StateFacts& state_facts) {
   constexpr int count = ring_fact_count;

@@ -92,9 +92,9 @@ class swin_forward_run {
     const window_source<S> source = source_of(call_, b, h / call_.heads_of_kv(), space.window);
     prefetcher ahead;
     if (!last) call_window(ahead, space.next, b, h);
-    ahead.spread(pairs.keys * ((pairs.queries + shape::width - 1) / shape::width));
     const index_t spare = spare_queries<T, A>::of(pairs.queries);
     const index_t in_tiles = pairs.queries - spare, all = (in_tiles + shape::queries - 1) / shape::queries;
+    ahead.spread(pairs.keys * ((in_tiles + shape::width - 1) / shape::width));
     for (index_t first = 0; first < all; first += shape::tiles) {
       const index_t some = std::min<index_t>(shape::tiles, all - first);
       const index_t begin = first * shape::queries, end = std::min(in_tiles, (first + some) * shape::queries);

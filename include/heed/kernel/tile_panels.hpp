@@ -67,18 +67,28 @@ HEED_NOINLINE void key_panel(const T* keys, index_t stride, int count, const T* 
   });
 }
 
-/// The same, and total[lane] becomes the largest of them, if it is not larger.
+/// The same of what fold(total[lane], z) makes of each score z, and of the totals.
+template <int Vectors, class T, class A, class Fold>
+HEED_INLINE void folded_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
+                              product_start<T, A> start, T* total, T* scores, Fold fold) noexcept {
+  using P = pack<T, A>;
+  P reached[Vectors];
+  for (int v = 0; v < Vectors; ++v) reached[v] = P::load_aligned(total + v * P::lanes);
+  row_products<Vectors, T, A>(keys, stride, count, queries, features, start, [&](index_t j, int v, P z) {
+    fold(reached[v], z).store_aligned(scores + j * tile_shape<T, A>::queries + v * P::lanes);
+  });
+  for (int v = 0; v < Vectors; ++v) reached[v].store_aligned(total + v * P::lanes);
+}
+
+/// Scores, and total[lane] becomes the largest of them, if it is not larger.
 template <int Vectors, class T, class A>
 HEED_NOINLINE void logit_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
                                product_start<T, A> start, T* total, T* scores) noexcept {
   using P = pack<T, A>;
-  P most[Vectors];
-  for (int v = 0; v < Vectors; ++v) most[v] = P::load_aligned(total + v * P::lanes);
-  row_products<Vectors, T, A>(keys, stride, count, queries, features, start, [&](index_t j, int v, P z) {
-    most[v] = max(z, most[v]);
-    z.store_aligned(scores + j * tile_shape<T, A>::queries + v * P::lanes);
+  folded_panel<Vectors, T, A>(keys, stride, count, queries, features, start, total, scores, [](P& most, P z) {
+    most = max(z, most);
+    return z;
   });
-  for (int v = 0; v < Vectors; ++v) most[v].store_aligned(total + v * P::lanes);
 }
 
 /// weights[j][lane] = 2^(start(j, lane) + k_j . q_lane), added to total[lane]: exponentials of what is in registers.
@@ -86,14 +96,11 @@ template <int Vectors, class T, class A>
 HEED_NOINLINE void weight_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
                                 product_start<T, A> start, T* total, T* weights) noexcept {
   using P = pack<T, A>;
-  P sum[Vectors];
-  for (int v = 0; v < Vectors; ++v) sum[v] = P::load_aligned(total + v * P::lanes);
-  row_products<Vectors, T, A>(keys, stride, count, queries, features, start, [&](index_t j, int v, P z) {
-    const P p = weight_of(z);
-    sum[v] += p;
-    p.store_aligned(weights + j * tile_shape<T, A>::queries + v * P::lanes);
+  folded_panel<Vectors, T, A>(keys, stride, count, queries, features, start, total, weights, [](P& sum, P z) {
+    const P weight = weight_of(z);
+    sum += weight;
+    return weight;
   });
-  for (int v = 0; v < Vectors; ++v) sum[v].store_aligned(total + v * P::lanes);
 }
 
 /// Rows of vectors, `pitch` apart, that sums go on from: the output itself, or the same row again and again.

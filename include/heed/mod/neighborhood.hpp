@@ -33,8 +33,8 @@ HEED_COLD inline void check_neighborhood_axis(const checker& check, const neighb
   require(index_t(a.window) * a.dilation <= a.length, "length", "at least window * dilation", a.length);
 }
 
-/// The index maths of one axis, by default of a single token. Tokens of equal residue modulo the dilation form a group; coordinates below count
-/// within the group, whose length is `size`.
+/// The index maths of one axis, by default of a single token. Tokens of equal residue modulo the dilation form a group;
+/// coordinates below count within the group, whose length is `size`.
 class neighborhood_line {
  public:
   struct span {
