@@ -44,7 +44,7 @@ class swin_backward_run {
   using shape = tile_shape<T, A>;
 
   swin_backward_run(const swin_call<S>& call, const swin_gradients<S>& gradients) noexcept
-      : call_(call), gradients_(gradients), biases_(call), strips_(call.batch() * call.grid.y.count()) {
+      : call_(call), gradients_(gradients), biases_(call), lists_(call), strips_(call.batch() * call.grid.y.count()) {
     // Enough windows for a task to set up its sums.
     constexpr index_t windows = 8, most = 256;
     parts_ = std::min(strips_, std::clamp<index_t>(strips_ * call.grid.x.count() / windows, 1, most));
@@ -52,14 +52,15 @@ class swin_backward_run {
   }
 
   index_t bytes(const executor_ref& where) const noexcept {
-    return scratch_total(worker_bytes(), where.concurrency) + biases_.bytes() + parts_ * sums_bytes();
+    return scratch_total(worker_bytes(), where.concurrency) + biases_.bytes() + lists_.bytes() + parts_ * sums_bytes();
   }
 
   void run(const checker& check, scratch_view scratch, const executor_ref& where) {
     const scratch_block memory(check, scratch, bytes(where));
     std::byte* const shared = memory.data() + worker_bytes() * where.concurrency;
     biases_.place(shared);
-    sums_ = shared + biases_.bytes();
+    lists_.place(shared + biases_.bytes(), call_);
+    sums_ = shared + biases_.bytes() + lists_.bytes();
     auto expand = [&](index_t number, index_t) { biases_.expand(call_, number); };
     if (biases_.bytes() > 0) for_each_task(where, biases_.tasks(), expand);
     auto differentiate = [&](index_t number, index_t worker) {
@@ -82,8 +83,7 @@ class swin_backward_run {
           lse(memory.take<T>(shape::queries)),
           dk(take_rows<T>(memory, run.call_.grid.places(), run.call_.features())),
           dv(take_rows<T>(memory, run.call_.grid.places(), run.call_.value_features())),
-          pairs(run.gradients_.dtable ? memory.take<T>(run.biases_.size() * run.call_.heads_of_kv()) : nullptr),
-          window(memory, run.call_) {
+          pairs(run.gradients_.dtable ? memory.take<T>(run.biases_.size() * run.call_.heads_of_kv()) : nullptr) {
       for (auto& tile : tiles) tile = gradient_tile<T, A>(memory, buffers);
     }
     workspace(const workspace&) = delete;
@@ -96,7 +96,6 @@ class swin_backward_run {
     T* lse;                    // [lane]
     row_span<T> dk, dv;        // [key of the window]
     T* pairs;                  // [head of the kv head], each as the biases of a head
-    window_tokens window;
   };
 
   /// What a part leaves to be added up.
@@ -126,10 +125,9 @@ class swin_backward_run {
       std::fill_n(sums.missing_value + g * E, E, 0.0);
     }
     for (index_t strip = strips_ * part / parts_; strip < strips_ * (part + 1) / parts_; ++strip)
-      for (index_t x = 0; x < call_.grid.x.count(); ++x) {
-        space.window.list(call_, strip % call_.grid.y.count(), x);
-        differentiate_window(space, strip / call_.grid.y.count(), g, sums);
-      }
+      for (index_t x = 0; x < call_.grid.x.count(); ++x)
+        differentiate_window(space, lists_.at(call_.grid, strip % call_.grid.y.count(), x),
+                             strip / call_.grid.y.count(), g, sums);
     if (space.pairs == nullptr) return;
     for (index_t i = 0; i < heads; ++i) {
       double* const table = sums.table + (g * heads + i) * offsets_;
@@ -144,27 +142,28 @@ class swin_backward_run {
     }
   }
 
-  void differentiate_window(workspace& space, index_t b, index_t g, const part_sums& sums) const noexcept {
-    const window_pairs<T, A> pairs(call_, space.window.of_class);
-    const window_source<S> source = source_of(call_, b, g, space.window);
+  void differentiate_window(workspace& space, const window_tokens& window, index_t b, index_t g,
+                            const part_sums& sums) const noexcept {
+    const window_pairs<T, A> pairs(call_, window.of_class);
+    const window_source<S> source = source_of(call_, b, g, window);
     for (index_t j = 0; j < pairs.keys; ++j) {
       std::fill_n(space.dk[j], call_.features(), T(0));
       std::fill_n(space.dv[j], call_.value_features(), T(0));
     }
     for (index_t i = 0; i < call_.heads_of_kv(); ++i)
       for (index_t first = 0; first < pairs.tiles(); first += shape::tiles)
-        differentiate_queries(space, source, pairs, b, g * call_.heads_of_kv() + i, first,
+        differentiate_queries(space, source, window, pairs, b, g * call_.heads_of_kv() + i, first,
                               space.pairs == nullptr ? nullptr : space.pairs + i * biases_.size());
     const T scale = static_cast<T>(call_.scale);
     for (index_t j = 0; j < pairs.keys; ++j) {
       for_vectors<T, A>(call_.features(), [&](index_t d, int) {
         (P::load_aligned(space.dk[j] + d) * P(scale)).store_aligned(space.dk[j] + d);
       });
-      const index_t token = space.window.keys[j];
-      if (token >= 0) {
-        scatter_rows<A>(row_span<const T>(space.dk.from(j)), 1, call_.features(), rows_of(gradients_.dk, b, g, &token));
+      if (window.keys[j] >= 0) {
+        scatter_rows<A>(row_span<const T>(space.dk.from(j)), 1, call_.features(),
+                        rows_of(gradients_.dk, b, g, window, window.keys + j));
         scatter_rows<A>(row_span<const T>(space.dv.from(j)), 1, call_.value_features(),
-                        rows_of(gradients_.dv, b, g, &token));
+                        rows_of(gradients_.dv, b, g, window, window.keys + j));
       } else if (sums.missing_key != nullptr) {
         for (index_t d = 0; d < call_.features(); ++d)
           sums.missing_key[g * call_.features() + d] += double(space.dk[j][d]);
@@ -175,19 +174,20 @@ class swin_backward_run {
   }
 
   /// Tiles from number `first` of one head's queries, against all keys of the window. `pair_sums`: of the head, or null.
-  void differentiate_queries(workspace& space, const window_source<S>& source, const window_pairs<T, A>& pairs,
-                             index_t b, index_t h, index_t first, T* pair_sums) const noexcept {
-    const int c = space.window.of_class;
+  void differentiate_queries(workspace& space, const window_source<S>& source, const window_tokens& window,
+                             const window_pairs<T, A>& pairs, index_t b, index_t h, index_t first,
+                             T* pair_sums) const noexcept {
+    const int c = window.of_class;
     const int tiles = static_cast<int>(std::min<index_t>(shape::tiles, pairs.tiles() - first));
-    const auto queries_of = [&](int i) { return space.window.queries + (first + i) * shape::queries; };
+    const auto queries_of = [&](int i) { return window.queries + (first + i) * shape::queries; };
     for (int i = 0; i < tiles; ++i) {
       const int count =
           static_cast<int>(std::min<index_t>(shape::queries, pairs.queries - (first + i) * shape::queries));
       const index_t* const tokens = queries_of(i);
-      gather_rows<T, A>(rows_of(call_.q, b, h, tokens), count, call_.features(), space.q);
-      gather_rows<T, A>(rows_of(gradients_.out, b, h, tokens), count, call_.value_features(), space.out);
-      gather_rows<T, A>(rows_of(gradients_.dout, b, h, tokens), count, call_.value_features(), space.dout);
-      for (int lane = 0; lane < count; ++lane) space.lse[lane] = gradients_.lse(b, h, tokens[lane]);
+      gather_rows<T, A>(rows_of(call_.q, b, h, window, tokens), count, call_.features(), space.q);
+      gather_rows<T, A>(rows_of(gradients_.out, b, h, window, tokens), count, call_.value_features(), space.out);
+      gather_rows<T, A>(rows_of(gradients_.dout, b, h, window, tokens), count, call_.value_features(), space.dout);
+      for (int lane = 0; lane < count; ++lane) space.lse[lane] = gradients_.lse(b, h, window.first + tokens[lane]);
       space.tiles[i].load(gradient_tile_rows<T>{space.q.data, space.q.stride, space.out.data, space.out.stride,
                                                 space.dout.data, space.dout.stride, space.lse, 1, nullptr, 0},
                           count, static_cast<T>(call_.scale * double(log2_e<T>)));
@@ -221,7 +221,7 @@ class swin_backward_run {
     for (int i = 0; i < tiles; ++i) {
       space.tiles[i].store(space.q.data, space.q.stride, static_cast<T>(call_.scale));
       scatter_rows<A>(row_span<const T>(space.q), space.tiles[i].count(), call_.features(),
-                      rows_of(gradients_.dq, b, h, queries_of(i)));
+                      rows_of(gradients_.dq, b, h, window, queries_of(i)));
     }
   }
 
@@ -248,6 +248,7 @@ class swin_backward_run {
   const swin_call<S>& call_;
   const swin_gradients<S>& gradients_;
   window_biases<T, A> biases_;
+  window_lists lists_;
   index_t strips_, parts_, offsets_;
   std::byte* sums_ = nullptr;
 };

@@ -1,4 +1,4 @@
-/// Runs a checked forward call of window attention: strips of windows are the tasks, a window at a time.
+/// Runs a checked forward call of window attention: tasks are strips of windows, which are taken one at a time.
 #pragma once
 
 #include <heed/core/error.hpp>
@@ -17,10 +17,10 @@ class swin_forward_run {
   using T = accumulator_t<S>;
   using shape = tile_shape<T, A>;
 
-  explicit swin_forward_run(const swin_call<S>& call) noexcept : call_(call), biases_(call) {}
+  explicit swin_forward_run(const swin_call<S>& call) noexcept : call_(call), biases_(call), lists_(call) {}
 
   index_t bytes(const executor_ref& where) const noexcept {
-    return scratch_total(worker_bytes(), where.concurrency) + biases_.bytes();
+    return scratch_total(worker_bytes(), where.concurrency) + biases_.bytes() + lists_.bytes();
   }
 
   void run(const checker& check, const view<S, 4>& out, const view<T, 3>& lse, scratch_view scratch,
@@ -28,22 +28,26 @@ class swin_forward_run {
     const index_t strips = call_.batch() * call_.grid.y.count() * call_.heads();
     if (strips == 0) return;
     const scratch_block memory(check, scratch, bytes(where));
-    biases_.place(memory.data() + worker_bytes() * where.concurrency);
+    std::byte* const shared = memory.data() + worker_bytes() * where.concurrency;
+    biases_.place(shared);
+    lists_.place(shared + biases_.bytes(), call_);
     auto expand = [&](index_t number, index_t) { biases_.expand(call_, number); };
     if (biases_.bytes() > 0) for_each_task(where, biases_.tasks(), expand);
-    auto attend = [&](index_t number, index_t worker) {
+    // Strips in a row, which call each other's rows: only the first window of a task finds nothing called.
+    constexpr index_t tasks_of_worker = 8;
+    const index_t tasks = std::min(strips, tasks_of_worker * where.concurrency);
+    auto attend = [&](index_t task, index_t worker) {
       workspace space(memory.data() + worker * worker_bytes(), call_);
-      const index_t h = number % call_.heads(), y = number / call_.heads() % call_.grid.y.count();
-      const index_t b = number / (call_.heads() * call_.grid.y.count());
-      space.window.list(call_, y, 0);
-      for (index_t x = 0; x < call_.grid.x.count(); ++x) {
-        const bool last = x + 1 == call_.grid.x.count();
-        if (!last) space.next.list(call_, y, x + 1);
-        attend_window(space, b, h, last, out, lse);
-        std::swap(space.window, space.next);
+      const index_t across = call_.grid.x.count(), end = strips * (task + 1) / tasks * across;
+      window_place at = place(strips * task / tasks * across);
+      for (index_t number = strips * task / tasks * across; number < end; ++number) {
+        const bool last = number + 1 == end;
+        const window_place next = last ? at : place(number + 1);
+        attend_window(space, at, last ? nullptr : &next, out, lse);
+        at = next;
       }
     };
-    for_each_task(where, strips, attend);
+    for_each_task(where, tasks, attend);
   }
 
  private:
@@ -51,9 +55,7 @@ class swin_forward_run {
     workspace(std::byte* base, const swin_call<S>& call) noexcept
         : memory(base),
           buffers(memory, call.features(), call.value_features(), true, false),
-          lse(memory.take<T>(shape::queries)),
-          window(memory, call),
-          next(memory, call) {
+          lse(memory.take<T>(shape::queries)) {
       for (auto& tile : tiles) tile = softmax_tile<T, A>(memory, buffers);
       for (auto& row : spare) row = softmax_row<T, A>(memory, buffers);
     }
@@ -65,47 +67,57 @@ class swin_forward_run {
     softmax_tile<T, A> tiles[shape::tiles];
     softmax_row<T, A> spare[spare_queries<T, A>::most];
     T* lse;  // [lane]
-    window_tokens window, next;
   };
 
   index_t worker_bytes() const noexcept { return round_up(workspace(nullptr, call_).memory.used(), cache_line); }
 
+  /// One head of a window.
+  struct window_place {
+    index_t b, h;
+    window_tokens window;
+  };
+  /// Windows of a strip follow each other, then heads, so that a head's bias stays in the first-level cache.
+  window_place place(index_t number) const noexcept {
+    const index_t x = number % call_.grid.x.count(), strip = number / call_.grid.x.count();
+    const index_t h = strip % call_.heads(), y = strip / call_.heads() % call_.grid.y.count();
+    return {strip / (call_.heads() * call_.grid.y.count()), h, lists_.at(call_.grid, y, x)};
+  }
+
   /// Adds the rows of a window: queries, keys, values.
-  void call_window(prefetcher& ahead, const window_tokens& window, index_t b, index_t h) const noexcept {
-    const index_t count = call_.grid.tokens_of(window.of_class), g = h / call_.heads_of_kv();
+  void call_window(prefetcher& ahead, const window_place& at) const noexcept {
+    const index_t count = call_.grid.tokens_of(at.window.of_class), g = at.h / call_.heads_of_kv();
+    const index_t* const tokens = at.window.queries;
     for (index_t first = 0, last = 0; first < count; first = last) {
-      const index_t token = window.queries[first];
-      while (last < count && window.queries[last] - token == last - first) ++last;
+      while (last < count && tokens[last] - tokens[first] == last - first) ++last;
       const auto add = [&](const auto& tensor, index_t head) {
-        ahead.add(&tensor(b, head, token, 0), tensor.stride(2), last - first, tensor.extent(3));
+        ahead.add(rows_of(tensor, at.b, head, at.window, tokens)[first], tensor.stride(2), last - first,
+                  tensor.extent(3));
       };
-      add(call_.q, h);
+      add(call_.q, at.h);
       add(call_.k, g);
       add(call_.v, g);
     }
   }
 
-  void attend_window(workspace& space, index_t b, index_t h, bool last, const view<S, 4>& out,
+  void attend_window(workspace& space, const window_place& at, const window_place* next, const view<S, 4>& out,
                      const view<T, 3>& lse) const noexcept {
-    const int c = space.window.of_class;
+    const int c = at.window.of_class;
     const window_pairs<T, A> pairs(call_, c);
-    const window_source<S> source = source_of(call_, b, h / call_.heads_of_kv(), space.window);
+    const window_source<S> source = source_of(call_, at.b, at.h / call_.heads_of_kv(), at.window);
     prefetcher ahead;
-    if (!last) call_window(ahead, space.next, b, h);
+    if (next != nullptr) call_window(ahead, *next);
     const index_t spare = spare_queries<T, A>::of(pairs.queries);
     const index_t in_tiles = pairs.queries - spare, all = (in_tiles + shape::queries - 1) / shape::queries;
     ahead.spread(pairs.keys * ((in_tiles + shape::width - 1) / shape::width));
     for (index_t first = 0; first < all; first += shape::tiles) {
       const index_t some = std::min<index_t>(shape::tiles, all - first);
       const index_t begin = first * shape::queries, end = std::min(in_tiles, (first + some) * shape::queries);
-      attend_queries(space, source, {b, h, begin, end, first + some == all ? spare : 0}, pairs, biases_.of(c, h), ahead,
-                     out, lse);
+      attend_queries(space, source, at, {begin, end, first + some == all ? spare : 0}, pairs, ahead, out, lse);
     }
   }
 
   /// Queries [begin, end) of a window, in tiles, and `spare` behind them.
   struct query_range {
-    index_t b, h;
     index_t begin, end, spare;
 
     int tiles() const noexcept { return static_cast<int>((end - begin + shape::queries - 1) / shape::queries); }
@@ -115,16 +127,19 @@ class swin_forward_run {
     }
   };
 
-  void attend_queries(workspace& space, const window_source<S>& source, const query_range& range,
-                      const window_pairs<T, A>& pairs, const T* bias, prefetcher& ahead, const view<S, 4>& out,
-                      const view<T, 3>& lse) const noexcept {
-    const index_t b = range.b, h = range.h;
-    const index_t* const tokens = space.window.queries;
+  void attend_queries(workspace& space, const window_source<S>& source, const window_place& at,
+                      const query_range& range, const window_pairs<T, A>& pairs, prefetcher& ahead,
+                      const view<S, 4>& out, const view<T, 3>& lse) const noexcept {
+    const index_t b = at.b, h = at.h;
+    const index_t* const tokens = at.window.queries;
+    const T* const bias = biases_.of(at.window.of_class, h);
+    const auto rows = [&](const auto& tensor, index_t first) {
+      return rows_of(tensor, b, h, at.window, tokens + first);
+    };
     const T factor = static_cast<T>(call_.scale * double(log2_e<T>));
     const int tiles = range.tiles(), spare = static_cast<int>(range.spare);
-    for (int i = 0; i < tiles; ++i)
-      space.tiles[i].load_queries(rows_of(call_.q, b, h, tokens + range.first(i)), range.count(i), factor);
-    for (int i = 0; i < spare; ++i) space.spare[i].load_query(&call_.q(b, h, tokens[range.end + i], 0), factor);
+    for (int i = 0; i < tiles; ++i) space.tiles[i].load_queries(rows(call_.q, range.first(i)), range.count(i), factor);
+    for (int i = 0; i < spare; ++i) space.spare[i].load_query(rows(call_.q, range.end)[i], factor);
 
     const auto bias_at = [&](index_t query, index_t key) {
       return bias == nullptr ? nullptr : bias + pairs.at(query / shape::queries, key) + query % shape::queries;
@@ -154,11 +169,11 @@ class swin_forward_run {
         tile.clear(care);
         for_blocks_of_keys([&](const auto& block, index_t key) { absorb_tile(i, block, key); });
       });
-      const index_t* const own = tokens + range.first(i);
-      tile.store_output(rows_of(out, b, h, own));
+      tile.store_output(rows(out, range.first(i)));
       if (!lse) continue;
       tile.store_lse(space.lse, 1);
-      for (int lane = 0; lane < tile.count(); ++lane) lse(b, h, own[lane]) = space.lse[lane];
+      for (int lane = 0; lane < tile.count(); ++lane)
+        lse(b, h, at.window.first + tokens[range.first(i) + lane]) = space.lse[lane];
     }
     for (int i = 0; i < spare; ++i) {
       softmax_row<T, A>& row = space.spare[i];
@@ -166,14 +181,14 @@ class swin_forward_run {
         row.clear(care);
         for_blocks_of_keys([&](const auto& block, index_t key) { absorb_spare(i, block, key); });
       });
-      const index_t token = tokens[range.end + i];
-      row.store_output(&out(b, h, token, 0));
-      if (lse) lse(b, h, token) = row.lse();
+      row.store_output(rows(out, range.end)[i]);
+      if (lse) lse(b, h, at.window.first + tokens[range.end + i]) = row.lse();
     }
   }
 
   const swin_call<S>& call_;
   window_biases<T, A> biases_;
+  window_lists lists_;
 };
 
 }  // namespace detail

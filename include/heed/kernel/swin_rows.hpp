@@ -129,30 +129,56 @@ class window_biases {
   T* data_ = nullptr;
 };
 
-/// The tokens of one window.
+/// One window: its tokens are those of its class, `first` added to each.
 struct window_tokens {
   int of_class;
-  index_t* queries;
-  index_t* keys;  // or -1 for missing places
-
-  template <class S>
-  window_tokens(scratch_cursor& memory, const swin_call<S>& call) noexcept
-      : of_class(0),
-        queries(memory.take<index_t>(call.grid.places())),
-        keys(call.pads() ? memory.take<index_t>(call.grid.places()) : queries) {}
-
-  template <class S>
-  void list(const swin_call<S>& call, index_t y, index_t x) noexcept {
-    of_class = call.grid.class_of(y, x);
-    call.grid.list(y, x, false, queries);
-    if (call.pads()) call.grid.list(y, x, true, keys);
-  }
+  index_t first;
+  const index_t* queries;
+  const index_t* keys;  // or -1 for missing places
 };
 
-/// Rows of one head, by token.
+/// The tokens of all windows. Windows of a class are alike but for where they begin.
+class window_lists {
+ public:
+  template <class S>
+  explicit window_lists(const swin_call<S>& call) noexcept : own_keys_(call.pads()) {
+    for (int c = 0; c < window_grid::classes; ++c) {
+      first_[c] = total_;
+      if (call.grid.windows_of(c) > 0) total_ += (own_keys_ ? 2 : 1) * call.grid.places();
+    }
+  }
+
+  index_t bytes() const noexcept { return round_up(total_ * index_t(sizeof(index_t)), cache_line); }
+
+  template <class S>
+  void place(std::byte* memory, const swin_call<S>& call) noexcept {
+    data_ = reinterpret_cast<index_t*>(memory);
+    places_ = call.grid.places();
+    for (int c = 0; c < window_grid::classes; ++c) {
+      if (call.grid.windows_of(c) == 0) continue;
+      call.grid.list(c, false, data_ + first_[c]);
+      if (own_keys_) call.grid.list(c, true, data_ + first_[c] + places_);
+    }
+  }
+
+  window_tokens at(const window_grid& grid, index_t y, index_t x) const noexcept {
+    const int c = grid.class_of(y, x);
+    const index_t* const queries = data_ + first_[c];
+    return {c, grid.first(y, x), queries, own_keys_ ? queries + places_ : queries};
+  }
+
+ private:
+  bool own_keys_;
+  index_t total_ = 0, places_ = 0;
+  index_t first_[window_grid::classes];
+  index_t* data_ = nullptr;
+};
+
+/// Rows of one head of a window, by tokens of its lists.
 template <class S>
-listed_rows<S> rows_of(const view<S, 4>& tensor, index_t b, index_t h, const index_t* tokens) noexcept {
-  return {&tensor(b, h, 0, 0), tensor.stride(2), tokens};
+listed_rows<S> rows_of(const view<S, 4>& tensor, index_t b, index_t h, const window_tokens& window,
+                       const index_t* tokens) noexcept {
+  return {&tensor(b, h, 0, 0) + window.first * tensor.stride(2), tensor.stride(2), tokens};
 }
 
 /// Keys and values of one head of a window, tokens and missing places.
@@ -186,9 +212,9 @@ struct window_source {
 
 template <class S>
 window_source<S> source_of(const swin_call<S>& call, index_t b, index_t g, const window_tokens& window) noexcept {
-  return {&call.k(b, g, 0, 0),
+  return {&call.k(b, g, 0, 0) + window.first * call.k.stride(2),
           call.k.stride(2),
-          &call.v(b, g, 0, 0),
+          &call.v(b, g, 0, 0) + window.first * call.v.stride(2),
           call.v.stride(2),
           call.pads() ? &call.k_pad(g, 0) : nullptr,
           call.pads() ? &call.v_pad(g, 0) : nullptr,

@@ -69,7 +69,7 @@ HEED_NOINLINE bool score_keys(const scored_tile<T>& tile, const key_block<Source
       constexpr int n = decltype(vectors)::value;
       const T* const queries = tile.queries + v * width;
       const bool fused = n == shape::vectors && weigh && plain && !careful && run.masked == 0;
-      const int most = n == 1 ? 2 * shape::mask_keys : (fused ? 8 : 4) * shape::rows(n);
+      const int most = n == 1 ? 2 * shape::mask_keys : (fused ? 8 : 2) * shape::rows(n);
       for (int j = 0; j < count;) {
         const int at = row + j;
         const int some = std::min(count - j, run.uniform() ? most : shape::mask_keys - at % shape::mask_keys);

@@ -43,6 +43,9 @@ class window_axis {
     const index_t before = count_ > 1 && this->kind(count_ - 2) == 1 ? 1 : 0;
     return kind == 2 ? last : kind == 1 ? before : count_ - last - before;
   }
+  /// The first window of a kind, and how far from its tokens those of another one of the kind are.
+  index_t first_of(int kind) const noexcept { return kind == 0 ? 0 : kind == 1 ? count_ - 2 : count_ - 1; }
+  index_t offset(index_t window) const noexcept { return (window - first_of(kind(window))) * size_; }
   window_places places(int kind) const noexcept {
     // Missing places follow the last token; the shifted axis goes on with its first tokens.
     const index_t begin = length_ - shift_ - (count_ - (kind == 2 ? 1 : 2)) * size_;
@@ -80,10 +83,17 @@ struct window_grid {
   index_t places() const noexcept { return y.size() * x.size(); }
   index_t tokens_of(int of_class) const noexcept { return places_y(of_class).tokens() * places_x(of_class).tokens(); }
 
-  /// The tokens of a window, in order of their places. `missing`: with -1 for each place that has none. Returns how
-  /// many.
-  index_t list(index_t window_y, index_t window_x, bool missing, index_t* tokens) const noexcept {
-    const window_places rows = y.places(y.kind(window_y)), columns = x.places(x.kind(window_x));
+  /// What the tokens of a window have in addition to those of the first window of its class.
+  index_t first(index_t window_y, index_t window_x) const noexcept {
+    return y.offset(window_y) * width + x.offset(window_x);
+  }
+
+  /// The tokens of the first window of a class, in order of their places. `missing`: with -1 for each place that has
+  /// none. Returns how many.
+  index_t list(int of_class, bool missing, index_t* tokens) const noexcept {
+    const window_places rows = places_y(of_class), columns = places_x(of_class);
+    const index_t window_y = y.first_of(of_class / window_axis::kinds);
+    const index_t window_x = x.first_of(of_class % window_axis::kinds);
     index_t count = 0;
     const auto missing_places = [&](index_t some) {
       if (missing) std::fill_n(tokens + count, some, index_t(-1)), count += some;
