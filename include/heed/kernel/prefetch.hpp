@@ -37,9 +37,12 @@ class prefetcher {
   /// What was added will be issued in the course of `work` units.
   void spread(index_t work) noexcept { per_unit_ = (lines_ * one + work - 1) / work; }
 
+  /// Whether there is nothing to issue.
+  HEED_INLINE bool idle() const noexcept { return current_ == used_; }
+
   /// Issues what goes with `units` units of work.
   HEED_INLINE void issue(index_t units) noexcept {
-    if (current_ == used_) return;
+    if (idle()) return;
     due_ += units * per_unit_;
     issue_lines(due_ / one);
     due_ %= one;

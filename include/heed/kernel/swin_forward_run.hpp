@@ -38,13 +38,11 @@ class swin_forward_run {
     const index_t tasks = std::min(strips, tasks_of_worker * where.concurrency);
     auto attend = [&](index_t task, index_t worker) {
       workspace space(memory.data() + worker * worker_bytes(), call_);
-      const index_t across = call_.grid.x.count(), end = strips * (task + 1) / tasks * across;
-      window_place at = place(strips * task / tasks * across);
-      for (index_t number = strips * task / tasks * across; number < end; ++number) {
-        const bool last = number + 1 == end;
-        const window_place next = last ? at : place(number + 1);
-        attend_window(space, at, last ? nullptr : &next, out, lse);
-        at = next;
+      const index_t begin = strips * task / tasks, end = strips * (task + 1) / tasks;
+      window_place at = first_of_strip(begin), next = at;
+      for (index_t windows = (end - begin) * call_.grid.x.count(); windows > 0; --windows, at = next) {
+        if (windows > 1) next = after(at);
+        attend_window(space, at, windows > 1 ? &next : nullptr, out, lse);
       }
     };
     for_each_task(where, tasks, attend);
@@ -71,32 +69,47 @@ class swin_forward_run {
 
   index_t worker_bytes() const noexcept { return round_up(workspace(nullptr, call_).memory.used(), cache_line); }
 
-  /// One head of a window.
+  /// A window of one head. Those of a strip follow each other, then heads, so that a head's bias stays in the
+  /// first-level cache.
   struct window_place {
-    index_t b, h;
+    index_t b, y, h, x;
     window_tokens window;
   };
-  /// Windows of a strip follow each other, then heads, so that a head's bias stays in the first-level cache.
-  window_place place(index_t number) const noexcept {
-    const index_t x = number % call_.grid.x.count(), strip = number / call_.grid.x.count();
-    const index_t h = strip % call_.heads(), y = strip / call_.heads() % call_.grid.y.count();
-    return {strip / (call_.heads() * call_.grid.y.count()), h, lists_.at(call_.grid, y, x)};
+  window_place first_of_strip(index_t number) const noexcept {
+    const index_t h = number % call_.heads(), y = number / call_.heads() % call_.grid.y.count();
+    return {number / (call_.heads() * call_.grid.y.count()), y, h, 0, lists_.at(call_.grid, y, 0)};
+  }
+  window_place after(window_place at) const noexcept {
+    if (++at.x == call_.grid.x.count()) {
+      at.x = 0;
+      if (++at.h == call_.heads()) {
+        at.h = 0;
+        if (++at.y == call_.grid.y.count()) at.y = 0, ++at.b;
+      }
+    }
+    at.window = lists_.at(call_.grid, at.y, at.x);
+    return at;
   }
 
   /// Adds the rows of a window: queries, keys, values.
   void call_window(prefetcher& ahead, const window_place& at) const noexcept {
-    const index_t count = call_.grid.tokens_of(at.window.of_class), g = at.h / call_.heads_of_kv();
-    const index_t* const tokens = at.window.queries;
-    for (index_t first = 0, last = 0; first < count; first = last) {
-      while (last < count && tokens[last] - tokens[first] == last - first) ++last;
-      const auto add = [&](const auto& tensor, index_t head) {
-        ahead.add(rows_of(tensor, at.b, head, at.window, tokens)[first], tensor.stride(2), last - first,
-                  tensor.extent(3));
-      };
-      add(call_.q, at.h);
-      add(call_.k, g);
-      add(call_.v, g);
-    }
+    const window_places rows = call_.grid.places_y(at.window.of_class),
+                        columns = call_.grid.places_x(at.window.of_class);
+    const auto add = [&](const auto& tensor, index_t head, index_t first, index_t height, index_t width) {
+      const auto* row = rows_of(tensor, at.b, head, at.window, at.window.queries)[first];
+      const index_t stride = tensor.stride(2), features = tensor.extent(3), down = call_.grid.width * stride;
+      if (stride == features) return ahead.add(row, down, height, width * features);
+      for (index_t i = 0; i < height; ++i, row += down) ahead.add(row, stride, width, features);
+    };
+    for (const int i : {0, 1})
+      for (const int j : {0, 1}) {
+        const index_t height = rows.run(i), width = columns.run(j);
+        if (height == 0 || width == 0) continue;
+        const index_t first = i * rows.run(0) * columns.tokens() + j * columns.run(0);
+        add(call_.q, at.h, first, height, width);
+        add(call_.k, at.h / call_.heads_of_kv(), first, height, width);
+        add(call_.v, at.h / call_.heads_of_kv(), first, height, width);
+      }
   }
 
   void attend_window(workspace& space, const window_place& at, const window_place* next, const view<S, 4>& out,

@@ -63,13 +63,15 @@ HEED_NOINLINE bool score_keys(const scored_tile<T>& tile, const key_block<Source
   alignas(64) static constexpr T zeros[pitch] = {};
   const bool plain = chain.plain();
   const tile_part& part = run.part;
+  // Shorter panels where rows are called ahead meanwhile: bursts of calls hold up other reads.
+  const int blocks = ahead.idle() ? 4 : 2;
   bool excluded = false;
   block.for_keys(part.first, part.count, [&](const T* rows, index_t stride, int count, int row) {
     for_blocks<T, A>(part.low, part.high, [&](auto vectors, int v) {
       constexpr int n = decltype(vectors)::value;
       const T* const queries = tile.queries + v * width;
       const bool fused = n == shape::vectors && weigh && plain && !careful && run.masked == 0;
-      const int most = n == 1 ? 2 * shape::mask_keys : (fused ? 8 : 2) * shape::rows(n);
+      const int most = n == 1 ? 2 * shape::mask_keys : (fused ? 8 : blocks) * shape::rows(n);
       for (int j = 0; j < count;) {
         const int at = row + j;
         const int some = std::min(count - j, run.uniform() ? most : shape::mask_keys - at % shape::mask_keys);

@@ -14,6 +14,8 @@ struct window_places {
   index_t size, begin_missing, end_missing, cut;
 
   index_t tokens() const noexcept { return size - (end_missing - begin_missing); }
+  /// Tokens of each of the two runs of neighbors.
+  index_t run(int number) const noexcept { return number == 0 ? begin_missing : size - end_missing; }
   /// The place of token number i of the window.
   index_t place(index_t i) const noexcept { return i < begin_missing ? i : i + end_missing - begin_missing; }
   bool sees(index_t a, index_t b) const noexcept { return (a < cut) == (b < cut); }
