@@ -113,6 +113,9 @@ template <int Pitch, class T, class A, class Rows>
 void store_transposed(const T* from, index_t features, pack<T, A> factor, const Rows& rows, int count) noexcept {
   constexpr int width = lanes<T, A>;
   pack<T, A> block[width];
+  // Listed once: the compiler cannot know that vectors that are stored leave the list as it is.
+  std::remove_cvref_t<decltype(rows[0])> to[width];
+  for (int i = 0; i < std::min(count, width); ++i) to[i] = rows[i];
   index_t e = 0;
   if (count >= width) {
     for (; e + width <= features; e += width) {
@@ -120,7 +123,7 @@ void store_transposed(const T* from, index_t features, pack<T, A> factor, const 
       for (int i = 0; i < width; ++i) block[i] = pack<T, A>::load_aligned(from + (e + i) * Pitch) * factor;
       transpose(block);
 #pragma GCC unroll 16
-      for (int i = 0; i < width; ++i) store_as(rows[i] + e, block[i]);
+      for (int i = 0; i < width; ++i) store_as(to[i] + e, block[i]);
     }
   }
   for (; e < features; e += width) {
@@ -130,9 +133,9 @@ void store_transposed(const T* from, index_t features, pack<T, A> factor, const 
     transpose(block);
     for (int i = 0; i < std::min(count, width); ++i) {
       if (columns == width)
-        store_as(rows[i] + e, block[i]);
+        store_as(to[i] + e, block[i]);
       else
-        store_first_as(rows[i] + e, block[i], columns);
+        store_first_as(to[i] + e, block[i], columns);
     }
   }
 }
