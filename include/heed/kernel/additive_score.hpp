@@ -16,15 +16,15 @@ struct additive_score {
 
   /// scores[j][lane] = start[lane] + sum_a v_a tanh(q_a[lane] + k_ja), for `count` keys.
   template <int Vectors, class U, class A>
-  HEED_NOINLINE void compare(const T* keys, index_t stride, int count, const T* queries, index_t features,
-                             const T* start, T* scores) const noexcept {
+  HEED_NOINLINE void compare(strided_rows<const T> keys, int count, const T* queries, index_t features, const T* start,
+                             T* scores) const noexcept {
     using P = pack<T, A>;
     constexpr int pitch = tile_shape<T, A>::queries;
     for (int j = 0; j < count; ++j) {
       P sum[Vectors];
       for (int v = 0; v < Vectors; ++v) sum[v] = P::load_aligned(start + v * P::lanes);
       for (index_t a = 0; a < features; ++a) {
-        const P key(keys[j * stride + a]), weight(weights[a]);
+        const P key(keys[j][a]), weight(weights[a]);
 #pragma GCC unroll 4
         for (int v = 0; v < Vectors; ++v)
           sum[v] = fma(weight, tanh(P::load_aligned(queries + a * pitch + v * P::lanes) + key), sum[v]);
@@ -36,8 +36,8 @@ struct additive_score {
   /// From gradients [key][lane] by the scores, 0 where a pair takes no part: of queries [A][lane], of keys, rows
   /// `pitch` apart, and of v. Adds to all three.
   template <class U, class A>
-  HEED_NOINLINE void differentiate(const T* keys, index_t stride, int count, const T* queries, index_t features,
-                                   int low, int high, const T* by_score, T* by_query, T* by_key, index_t key_pitch,
+  HEED_NOINLINE void differentiate(strided_rows<const T> keys, int count, const T* queries, index_t features, int low,
+                                   int high, const T* by_score, T* by_query, T* by_key, index_t key_pitch,
                                    double* by_weight) const noexcept {
     using P = pack<T, A>;
     constexpr int pitch = tile_shape<T, A>::queries;
@@ -52,7 +52,7 @@ struct additive_score {
           query_sum[v] = P::load_aligned(by_query + at + v * P::lanes);
         }
         for (int j = 0; j < count; ++j) {
-          const P key(keys[j * stride + a]);
+          const P key(keys[j][a]);
           P key_sum(T(0));
 #pragma GCC unroll 4
           for (int v = 0; v < n; ++v) {

@@ -48,7 +48,7 @@ struct product_terms {
   HEED_INLINE void add_to(pack<T, A> (&sums)[Rows][Vectors], index_t row, int vector) const noexcept {
     const index_t first = Band == band::upper ? row : 0;
     const index_t last = Band == band::lower ? std::min(row + Rows, depth) : depth;
-    add_outer_product(sums, scalars + row * row_step + first * depth_step, row_step, depth_step,
+    add_outer_product(sums, detail::scalars<Rows>(scalars + row * row_step + first * depth_step, row_step, depth_step),
                       vectors[first] + vector * lanes<T, A>, vectors.stride, last - first);
   }
 };
@@ -160,8 +160,8 @@ HEED_NOINLINE void lower_products(row_span<const T> a, row_panels<T> b, index_ra
     for_rows<1, T, A>(of_rows.high - first, [&](auto rows, index_t offset) {
       const index_t row = first + offset;
       outer_product<decltype(rows)::value, 1, T, A>(
-          a[row], a.stride, unit_step{}, b.template panel<A>(panel), fixed_step<width>{}, b.features,
-          [](int, int) { return P(T(0)); },
+          scalars<decltype(rows)::value>(a[row], a.stride, unit_step{}), b.template panel<A>(panel),
+          fixed_step<width>{}, b.features, [](int, int) { return P(T(0)); },
           [&](int r, int, P sum) {
             const index_t diagonal = row + r - panel * width;
             if (diagonal < width - 1) sum = select(lane <= P(T(diagonal)), sum, P(T(0)));

@@ -8,20 +8,20 @@ namespace detail {
 
 /// weights[j][lane] = 2^(start[lane] + k_j . q_lane) for `count` keys: probabilities, if start is -lse.
 template <int Vectors, class T, class A>
-HEED_NOINLINE void probability_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
+HEED_NOINLINE void probability_panel(strided_rows<const T> keys, int count, const T* queries, index_t features,
                                      const T* start, T* weights) noexcept {
   using P = pack<T, A>;
-  row_products<Vectors, T, A>(keys, stride, count, queries, features, {start, nullptr}, [&](index_t j, int v, P z) {
+  row_products<Vectors, T, A>(keys, count, queries, features, {start, nullptr}, [&](index_t j, int v, P z) {
     exp2_bounded<precision::weight>(z).store_aligned(weights + j * tile_shape<T, A>::queries + v * P::lanes);
   });
 }
 
 /// gradients[j][lane] = weights[j][lane] (start[lane] + v_j . dout_lane) for `count` values.
 template <int Vectors, class T, class A>
-HEED_NOINLINE void logit_gradient_panel(const T* values, index_t stride, int count, const T* upstream, index_t features,
+HEED_NOINLINE void logit_gradient_panel(strided_rows<const T> values, int count, const T* upstream, index_t features,
                                         const T* start, const T* weights, T* gradients) noexcept {
   using P = pack<T, A>;
-  row_products<Vectors, T, A>(values, stride, count, upstream, features, {start, nullptr}, [&](index_t j, int v, P c) {
+  row_products<Vectors, T, A>(values, count, upstream, features, {start, nullptr}, [&](index_t j, int v, P c) {
     const index_t at = j * tile_shape<T, A>::queries + v * P::lanes;
     (P::load_aligned(weights + at) * c).store_aligned(gradients + at);
   });
@@ -36,8 +36,8 @@ HEED_NOINLINE void lane_panel(const T* weights, int keys, const T* rows, index_t
   constexpr int pitch = tile_shape<T, A>::queries;
   for_rows<Vectors, T, A>(keys, [&](auto some, index_t j) {
     outer_product<decltype(some)::value, Vectors, T, A>(
-        weights + j * pitch, fixed_step<pitch>{}, unit_step{}, rows, row_pitch, lane_count,
-        [&](int i, int v) { return P::load_aligned(sums + (j + i) * row_pitch + v * P::lanes); },
+        scalars<decltype(some)::value>(weights + j * pitch, fixed_step<pitch>{}, unit_step{}), rows, row_pitch,
+        lane_count, [&](int i, int v) { return P::load_aligned(sums + (j + i) * row_pitch + v * P::lanes); },
         [&](int i, int v, P s) { s.store_aligned(sums + (j + i) * row_pitch + v * P::lanes); });
   });
 }

@@ -120,8 +120,8 @@ class gradient_tile {
                              P(T(1)), upstream_ + g * width);
     }
     // Products with weights of zero leave excluded pairs out, unless what they multiply is infinite or NaN.
-    finite_queries_ = all_finite<T, A>(query_rows_, buffers_->key_pitch, count, d);
-    finite_upstream_ = all_finite<T, A>(upstream_rows_, buffers_->value_pitch, count, e);
+    finite_queries_ = all_finite<T, A>(strided_rows<const T>{query_rows_, buffers_->key_pitch}, count, d);
+    finite_upstream_ = all_finite<T, A>(strided_rows<const T>{upstream_rows_, buffers_->value_pitch}, count, e);
     std::fill_n(query_gradients_, d * pitch, T(0));
   }
 
@@ -190,36 +190,36 @@ class gradient_tile {
     const bool fused = may_fuse && chain.plain() && bias == nullptr && run.masked == 0;
     T* const weights = buffers_->scores;
     T* const gradients = buffers_->gradients;
-    block.for_keys(run.part.first, run.part.count, [&](const T* rows, index_t stride, int count, int row) {
+    block.for_keys(run.part.first, run.part.count, [&](strided_rows<const T> rows, int count, int row) {
       for_blocks<T, A>(run.part.low, run.part.high, [&](auto vectors, int v) {
         constexpr int n = decltype(vectors)::value;
         const T* const queries = queries_ + v * width;
         T* const to = weights + row * pitch + v * width;
         if constexpr (may_fuse) {
           if (fused) {
-            probability_panel<n, T, A>(rows, stride, count, queries, buffers_->features, start + v * width, to);
+            probability_panel<n, T, A>(rows, count, queries, buffers_->features, start + v * width, to);
             return;
           }
         }
-        compare_panel<n, T, A>(rows, stride, count, queries, buffers_->features,
-                               (chain.plain() ? start : zeros) + v * width, to, chain);
+        compare_panel<n, T, A>(rows, count, queries, buffers_->features, (chain.plain() ? start : zeros) + v * width,
+                               to, chain);
       });
     });
-    block.for_values(run.part.first, run.part.count, [&](const T* rows, index_t stride, int count, int row) {
+    block.for_values(run.part.first, run.part.count, [&](strided_rows<const T> rows, int count, int row) {
       for_blocks<T, A>(run.part.low, run.part.high, [&](auto vectors, int v) {
         constexpr int n = decltype(vectors)::value;
         const T* const upstream = upstream_ + v * width;
         const index_t at = row * pitch + v * width;
         if constexpr (may_fuse) {
           if (fused) {
-            logit_gradient_panel<n, T, A>(rows, stride, count, upstream, buffers_->value_features, offset_ + v * width,
+            logit_gradient_panel<n, T, A>(rows, count, upstream, buffers_->value_features, offset_ + v * width,
                                           weights + at, gradients + at);
             return;
           }
         }
         // The offset is no part of what a factor multiplies.
         const T* const offset = score_chain<Mods...>::has_value_factor ? zeros : offset_;
-        key_panel<n, T, A>(rows, stride, count, upstream, buffers_->value_features, {offset + v * width, nullptr},
+        key_panel<n, T, A>(rows, count, upstream, buffers_->value_features, {offset + v * width, nullptr},
                            gradients + at);
       });
     });
@@ -306,8 +306,8 @@ class gradient_tile {
   void add_by_pairs(const key_block<Source, T, A>& block, tile_part part, const PairScore& score,
                     double* learned) noexcept {
     clear_idle_lanes(part);
-    block.for_keys(part.first, part.count, [&](const T* rows, index_t stride, int count, int row) {
-      score.template differentiate<T, A>(rows, stride, count, queries_, buffers_->features, part.low, part.high,
+    block.for_keys(part.first, part.count, [&](strided_rows<const T> rows, int count, int row) {
+      score.template differentiate<T, A>(rows, count, queries_, buffers_->features, part.low, part.high,
                                          buffers_->gradients + row * pitch, query_gradients_,
                                          buffers_->key_sums + row * buffers_->key_pitch, buffers_->key_pitch, learned);
     });
@@ -341,14 +341,14 @@ class gradient_tile {
 
   template <class Source>
   void add_to_queries(const key_block<Source, T, A>& block, tile_part part, bool one_by_one) noexcept {
-    block.for_keys(part.first, part.count, [&](const T* rows, index_t stride, int count, int row) {
+    block.for_keys(part.first, part.count, [&](strided_rows<const T> rows, int count, int row) {
       for_blocks<T, A>(part.low, part.high, [&](auto vectors, int v) {
         const T* const gradients = buffers_->gradients + row * pitch + v * width;
         if (one_by_one)
-          value_panel_carefully<T, A>(rows, stride, count, gradients, decltype(vectors)::value, buffers_->features,
+          value_panel_carefully<T, A>(rows, count, gradients, decltype(vectors)::value, buffers_->features,
                                       query_gradients_ + v * width);
         else
-          value_panel<decltype(vectors)::value, T, A>(rows, stride, count, gradients, buffers_->features,
+          value_panel<decltype(vectors)::value, T, A>(rows, count, gradients, buffers_->features,
                                                       {query_gradients_ + v * width, pitch},
                                                       query_gradients_ + v * width);
       });

@@ -43,7 +43,7 @@ class key_block {
 
   int count() const noexcept { return count_; }
 
-  /// Calls f(rows, stride, count, number of the first row in the block) for keys [first, first + count) of the block.
+  /// Calls f(rows, count, number of the first row in the block) for keys [first, first + count) of the block.
   template <class F>
   HEED_INLINE void for_keys(int first, int count, F f) const {
     for_rows<keys_of>(buffers_.keys, buffers_.features, first, count, f);
@@ -61,10 +61,10 @@ class key_block {
   template <class Which, class F>
   HEED_INLINE void for_rows(const T* copies, index_t features, int first, int count, F f) const {
     if constexpr (converted)
-      f(copies + first * pitch(features), pitch(features), count, first);
+      f(strided_rows<const T>{copies + first * pitch(features), pitch(features)}, count, first);
     else
       for_runs<Which>(source_, first_ + first, count,
-                      [&](const T* rows, index_t stride, int some, int row) { f(rows, stride, some, first + row); });
+                      [&](const auto& rows, int some, int row) { f(rows, some, first + row); });
   }
 
   const Source& source_;

@@ -240,7 +240,8 @@ class neighborhood_backward_run {
       const key_block<dense_source<T>, T, A> keys(source, 0, count, buffers);
       std::fill_n(buffers.key_sums, count * buffers.key_pitch, T(0));
       std::fill_n(buffers.value_sums, count * buffers.value_pitch, T(0));
-      const bool finite = all_finite<T, A>(source.key_data, source.key_stride, count, keys_.features());
+      const bool finite =
+          all_finite<T, A>(strided_rows<const T>{source.key_data, source.key_stride}, count, keys_.features());
       space.tile.absorb(keys, place(batch, head), finite, bias, T(0), partial, mask, chain_, nullptr);
       for (int j = 0; j < count; ++j) {
         add_rows<T, A>(buffers.key_sums + j * buffers.key_pitch, 0, static_cast<T>(rows_.scale),

@@ -37,12 +37,12 @@ struct values_of {
   }
 };
 
-/// Calls f(rows, stride, count, number of the first) for the runs of rows [first, first + count).
+/// Calls f(rows, count, number of the first) for the runs of rows [first, first + count).
 template <class Which, class Source, class F>
 HEED_INLINE void for_runs(const Source& source, index_t first, int count, F f) {
   for (int done = 0; done < count;) {
     const auto run = Which::run(source, first + done, count - done);
-    f(run.data, run.stride, static_cast<int>(run.count), done);
+    f(run.rows(), static_cast<int>(run.count), done);
     done += static_cast<int>(run.count);
   }
 }
@@ -53,8 +53,8 @@ void load_rows(const Source& source, index_t first, int count, index_t features,
   if constexpr (coded_source<Source>)
     Which::template load<T, A>(source, first, count, to, pitch);
   else
-    for_runs<Which>(source, first, count, [&](const auto* rows, index_t stride, int some, int row) {
-      for (int i = 0; i < some; ++i) convert_row<T, A>(rows + i * stride, to + (row + i) * pitch, features);
+    for_runs<Which>(source, first, count, [&](const auto& rows, int some, int row) {
+      for (int i = 0; i < some; ++i) convert_row<T, A>(rows[i], to + (row + i) * pitch, features);
     });
 }
 

@@ -89,8 +89,8 @@ HEED_INLINE dual<pack<T, A>, K> modified(const Mod& mod, const dual<pack<T, A>, 
 /// What may stand among score mods besides, and is no step from score to score.
 ///
 /// A pair score compares queries and keys itself, where others take their products:
-///     score.template compare<Vectors, T, A>(keys, stride, count, queries, features, start, scores)    as key_panel
-///     score.template differentiate<T, A>(keys, stride, count, queries, features, low, high, gradients, query_gradients,
+///     score.template compare<Vectors, T, A>(keys, count, queries, features, start, scores)    as key_panel
+///     score.template differentiate<T, A>(keys, count, queries, features, low, high, gradients, query_gradients,
 ///                                        key_sums, pitch, learned)                           for gradient_tile
 ///     score.learned()                         how many numbers it learns
 ///     score.store_learned(sums, task count, apart)  their gradients, from those of every task

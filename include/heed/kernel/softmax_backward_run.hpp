@@ -455,8 +455,8 @@ class softmax_backward_run {
           block.emplace(m.source, first, count, buffers);
           std::fill_n(buffers.key_sums, count * buffers.key_pitch, T(0));
           std::fill_n(buffers.value_sums, count * buffers.value_pitch, T(0));
-          block->for_keys(0, count, [&](const T* rows, index_t stride, int some, int) {
-            finite_keys = finite_keys && all_finite<T, A>(rows, stride, some, features_);
+          block->for_keys(0, count, [&](strided_rows<const T> rows, int some, int) {
+            finite_keys = finite_keys && all_finite<T, A>(rows, some, features_);
           });
         }
         tile.absorb(*block, here, finite_keys, load_bias(m, i, tile.count(), number, buffers), m.log_weight2,

@@ -59,8 +59,8 @@ class softmax_row {
     static_assert(converts_rows<Source, T>, "rows must fill vectors");
     constexpr T nothing = -std::numeric_limits<T>::infinity();
     const int count = block.count();
-    block.for_keys(0, count, [&](const T* rows, index_t pitch, int some, int row) {
-      dot_panel<1, T, A>(query_, 0, rows, pitch, some, rows, vectors(features_), scores_ + row);
+    block.for_keys(0, count, [&](strided_rows<const T> rows, int some, int row) {
+      dot_panel<1, T, A>(query_, 0, rows.data, rows.stride, some, rows.data, vectors(features_), scores_ + row);
     });
     if (bias != nullptr)
       for (int j = 0; j < count; ++j) {
@@ -70,17 +70,18 @@ class softmax_row {
     std::fill(scores_ + count, scores_ + round_up(count, P::lanes), nothing);
     const index_t pitch = round_up(value_features_, P::lanes);
     weigh_scores<1, T, A>(scores_, count, vectors(value_features_), {output_, &reference_, &sum_, pitch});
-    block.for_values(0, count, [&](const T* rows, index_t row_pitch, int some, int row) {
+    block.for_values(0, count, [&](strided_rows<const T> rows, int some, int row) {
       if (care_ == tile_care::none)
-        weighted_sum_panel<1, T, A>(scores_ + row, rows, row_pitch, some, rows, vectors(value_features_), output_,
-                                    pitch);
+        weighted_sum_panel<1, T, A>(scores_ + row, rows.data, rows.stride, some, rows.data, vectors(value_features_),
+                                    output_, pitch);
       else
-        weighted_sum_carefully<1, T, A>(scores_ + row, rows, row_pitch, some, vectors(value_features_), output_, pitch);
+        weighted_sum_carefully<1, T, A>(scores_ + row, rows.data, rows.stride, some, vectors(value_features_), output_,
+                                        pitch);
     });
   }
 
   /// Whether all outputs are.
-  bool finite() const noexcept { return all_finite<T, A>(output_, value_features_, 1, value_features_); }
+  bool finite() const noexcept { return all_finite<T, A>(strided_rows<const T>{output_, 0}, 1, value_features_); }
 
   /// o / l, or 0 where nothing was visible.
   template <class S>

@@ -334,8 +334,8 @@ class softmax_tile {
   /// output[e][lane] += sum_j v_j[e] weights[j][lane]; `careful`: some weights are those of excluded pairs.
   template <class Source>
   HEED_NOINLINE void add_values(const key_block<Source, T, A>& block, tile_part part, bool careful) noexcept {
-    block.for_values(part.first, part.count, [&](const T* rows, index_t stride, int count, int row) {
-      const bool one_by_one = careful && !all_finite<T, A>(rows, stride, count, value_features_);
+    block.for_values(part.first, part.count, [&](auto rows, int count, int row) {
+      const bool one_by_one = careful && !all_finite<T, A>(rows, count, value_features_);
       for_blocks<T, A>(part.low, part.high, [&](auto vectors, int v) {
         constexpr int n = decltype(vectors)::value;
         const T* const weights = scores_ + row * pitch + v * width;
@@ -344,9 +344,9 @@ class softmax_tile {
         const bool fresh = (begun_ & all_vectors(v, v + n)) == 0 && !one_by_one;
         if (!fresh) begin_output(v, v + n);
         if (one_by_one)
-          value_panel_carefully<T, A>(rows, stride, count, weights, n, value_features_, output);
+          value_panel_carefully<T, A>(rows, count, weights, n, value_features_, output);
         else
-          value_panel<n, T, A>(rows, stride, count, weights, value_features_,
+          value_panel<n, T, A>(rows, count, weights, value_features_,
                                fresh ? no_sums<T, A>() : sums_before<T>{output, pitch}, output);
         begun_ |= all_vectors(v, v + n);
       });

@@ -3,6 +3,7 @@
 
 #include <heed/config.hpp>
 #include <heed/core/view.hpp>
+#include <heed/kernel/row_handles.hpp>
 #include <heed/simd/arch.hpp>
 
 #include <concepts>
@@ -17,6 +18,8 @@ struct row_run {
   const S* data;
   index_t stride;
   index_t count;
+
+  HEED_INLINE strided_rows<const S> rows() const noexcept { return {data, stride}; }
 };
 
 /// A source of one (sequence, kv head): `count` keys and their values, as rows of `storage_type`. `keys(first, most)`

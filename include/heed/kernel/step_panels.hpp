@@ -74,7 +74,7 @@ HEED_NOINLINE void weighted_sum_panel(const T* weights, const S* values, index_t
   for_blocks<T, A>(0, vectors, [&](auto some, int v) {
     T* const to = sums + v * P::lanes;
     outer_product<Rows, decltype(some)::value, T, A>(
-        weights, unit_step{}, fixed_step<Rows>{}, values + v * P::lanes, stride, count,
+        scalars<Rows>(weights, unit_step{}, fixed_step<Rows>{}), values + v * P::lanes, stride, count,
         [&](int r, int w) { return P::load_aligned(to + r * pitch + w * P::lanes); },
         [&](int r, int w, P sum) { sum.store_aligned(to + r * pitch + w * P::lanes); }, call_ahead{ahead - values});
   });

@@ -200,8 +200,8 @@ class swin_backward_run {
       std::fill_n(buffers.key_sums, count * buffers.key_pitch, T(0));
       std::fill_n(buffers.value_sums, count * buffers.value_pitch, T(0));
       bool finite_keys = true;
-      block.for_keys(0, count, [&](const T* rows, index_t stride, int some, int) {
-        finite_keys = finite_keys && all_finite<T, A>(rows, stride, some, call_.features());
+      block.for_keys(0, count, [&](strided_rows<const T> rows, int some, int) {
+        finite_keys = finite_keys && all_finite<T, A>(rows, some, call_.features());
       });
       for (int i = 0; i < tiles; ++i) {
         const index_t at = pairs.at(first + i, key);

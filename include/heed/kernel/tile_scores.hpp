@@ -22,33 +22,33 @@ struct scored_tile {
 
 /// scores[j][lane] = start[lane] + what the chain compares keys and queries by: their products, unless it has a pair
 /// score.
-template <int Vectors, class T, class A, class... Mods>
-HEED_INLINE void compare_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
-                               const T* start, T* scores, const score_chain<Mods...>& chain) noexcept {
+template <int Vectors, class T, class A, class Rows, class... Mods>
+HEED_INLINE void compare_panel(Rows keys, int count, const T* queries, index_t features, const T* start, T* scores,
+                               const score_chain<Mods...>& chain) noexcept {
   if constexpr (score_chain<Mods...>::has_pair_score)
-    chain.pair_score().template compare<Vectors, T, A>(keys, stride, count, queries, features, start, scores);
+    chain.pair_score().template compare<Vectors, T, A>(keys, count, queries, features, start, scores);
   else
-    key_panel<Vectors, T, A>(keys, stride, count, queries, features, {start, nullptr}, scores);
+    key_panel<Vectors, T, A>(keys, count, queries, features, {start, nullptr}, scores);
 }
 
 /// Products of plain scores, which begin at `start` and the bias, if there is one, for as many keys as panels take at a
 /// time. Returns whether that is all there is to do, unless `more` is: they are weights already, or logits whose largest
 /// is known.
-template <int Vectors, class T, class A>
-HEED_INLINE bool plain_panel(const T* keys, index_t stride, int count, const T* queries, index_t features,
-                             const T* start, const T* bias, bool weigh, bool more, T* total, T* scores) noexcept {
+template <int Vectors, class T, class A, class Rows>
+HEED_INLINE bool plain_panel(Rows keys, int count, const T* queries, index_t features, const T* start, const T* bias,
+                             bool weigh, bool more, T* total, T* scores) noexcept {
   const product_start<T, A> from{start, bias};
   if (!weigh && !more) {
-    logit_panel<Vectors, T, A>(keys, stride, count, queries, features, from, total, scores);
+    logit_panel<Vectors, T, A>(keys, count, queries, features, from, total, scores);
     return true;
   }
   if constexpr (Vectors == tile_shape<T, A>::vectors) {
     if (weigh && !more) {
-      weight_panel<Vectors, T, A>(keys, stride, count, queries, features, from, total, scores);
+      weight_panel<Vectors, T, A>(keys, count, queries, features, from, total, scores);
       return true;
     }
   }
-  key_panel<Vectors, T, A>(keys, stride, count, queries, features, from, scores);
+  key_panel<Vectors, T, A>(keys, count, queries, features, from, scores);
   return false;
 }
 
@@ -66,7 +66,7 @@ HEED_NOINLINE bool score_keys(const scored_tile<T>& tile, const key_block<Source
   // Shorter panels where rows are called ahead meanwhile: bursts of calls hold up other reads.
   const int blocks = ahead.idle() ? 4 : 2;
   bool excluded = false;
-  block.for_keys(part.first, part.count, [&](const T* rows, index_t stride, int count, int row) {
+  block.for_keys(part.first, part.count, [&](auto rows, int count, int row) {
     for_blocks<T, A>(part.low, part.high, [&](auto vectors, int v) {
       constexpr int n = decltype(vectors)::value;
       const T* const queries = tile.queries + v * width;
@@ -76,12 +76,12 @@ HEED_NOINLINE bool score_keys(const scored_tile<T>& tile, const key_block<Source
         const int at = row + j;
         const int some = std::min(count - j, run.uniform() ? most : shape::mask_keys - at % shape::mask_keys);
         const bool hides = (run.masked >> at / shape::mask_keys & 1u) != 0;
-        const T* const keys = rows + j * stride;
+        const auto keys = rows.from(j);
         T* const scores = tile.scores + at * pitch + v * width;
         const tile_part here{at, some, v, v + n};
         if (plain) {
           if constexpr (sizeof...(Mods) == 0) {
-            const bool done = plain_panel<n, T, A>(keys, stride, some, queries, tile.features, start + v * width,
+            const bool done = plain_panel<n, T, A>(keys, some, queries, tile.features, start + v * width,
                                                    bias == nullptr ? nullptr : bias + at * pitch + v * width, weigh,
                                                    hides || careful, total + v * width, scores);
             if (!done)
@@ -90,7 +90,7 @@ HEED_NOINLINE bool score_keys(const scored_tile<T>& tile, const key_block<Source
                          excluded;
           }
         } else {
-          compare_panel<n, T, A>(keys, stride, some, queries, tile.features, zeros + v * width, scores, chain);
+          compare_panel<n, T, A>(keys, some, queries, tile.features, zeros + v * width, scores, chain);
           excluded = finish_scores<T, A>(tile.scores, bias, total, start, here, place, hides, weigh, careful, false,
                                          mask, chain) ||
                      excluded;
