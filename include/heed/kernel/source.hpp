@@ -92,6 +92,27 @@ struct dense_source {
   }
 };
 
+/// Rows that may be anywhere: a list of them.
+template <class S>
+struct pointed_run {
+  const S* const* data;
+  index_t count;
+
+  HEED_INLINE pointed_rows<const S> rows() const noexcept { return {data}; }
+};
+template <class S>
+struct pointed_source {
+  using storage_type = S;
+  const S* const* key_rows;
+  const S* const* value_rows;
+  index_t count;
+
+  pointed_run<S> keys(index_t first, index_t most) const noexcept { return {key_rows + first, most}; }
+  pointed_run<S> values(index_t first, index_t most) const noexcept { return {value_rows + first, most}; }
+};
+template <class S, class T>
+inline constexpr bool converts_rows<pointed_source<S>, T> = !std::is_same_v<S, T>;
+
 }  // namespace detail
 
 /// What operators ask of a cache: for sequence b and kv head g, keys and values in `pieces` pieces of consecutive
