@@ -24,9 +24,8 @@ struct neighborhood_workspace {
   using T = accumulator_t<S>;
   using shape = tile_shape<T, A>;
 
-  neighborhood_workspace(scratch_cursor& memory, index_t features, index_t value_features, bool copies,
-                         index_t table_size) noexcept
-      : buffers(memory, features, value_features, copies, table_size > 0),
+  neighborhood_workspace(scratch_cursor& memory, index_t features, index_t value_features, index_t table_size) noexcept
+      : buffers(memory, features, value_features, !std::is_same_v<S, T>, table_size > 0),
         tile(memory, buffers),
         idle(memory.take<S>(value_features)),
         table(memory.take<T>(round_up(table_size, shape::width))) {}
@@ -38,9 +37,9 @@ struct neighborhood_workspace {
 };
 
 template <class S, class A>
-index_t neighborhood_worker_bytes(index_t features, index_t value_features, bool copies, index_t table_size) noexcept {
+index_t neighborhood_worker_bytes(index_t features, index_t value_features, index_t table_size) noexcept {
   scratch_cursor count(nullptr);
-  neighborhood_workspace<S, A>(count, features, value_features, copies, table_size);
+  neighborhood_workspace<S, A>(count, features, value_features, table_size);
   return count.used();
 }
 
@@ -59,10 +58,9 @@ class neighborhood_forward_run {
     const index_t heads = rows_.q.extent(1),
                   tiles = rows_.q.extent(0) * heads * cut_.groups() * cut_.columns() * cut_.tiles();
     if (tiles == 0) return;
-    const bool copies = keys_.copies(cut_);
     const index_t table_size = keys_.bias.extent(1);
-    const index_t share = round_up(
-        neighborhood_worker_bytes<S, A>(keys_.features(), keys_.value_features(), copies, table_size), cache_line);
+    const index_t share =
+        round_up(neighborhood_worker_bytes<S, A>(keys_.features(), keys_.value_features(), table_size), cache_line);
     const scratch_block memory(check, scratch, scratch_total(share, where.concurrency));
     // A tile's work depends on no other, so how many make a task may depend on who runs them. Neighboring columns share
     // most of their keys.
@@ -72,7 +70,7 @@ class neighborhood_forward_run {
 
     auto task = [&](index_t number, index_t worker) {
       scratch_cursor cursor(memory.data() + worker * share);
-      neighborhood_workspace<S, A> space(cursor, keys_.features(), keys_.value_features(), copies, table_size);
+      neighborhood_workspace<S, A> space(cursor, keys_.features(), keys_.value_features(), table_size);
       const index_t first = number % tasks_of_row * together, row = number / tasks_of_row % cut_.tiles();
       const index_t of_head = number / (tasks_of_row * cut_.tiles());
       const neighborhood_place group = cut_.group(of_head % cut_.groups());

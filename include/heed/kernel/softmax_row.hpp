@@ -20,10 +20,42 @@ struct spare_queries {
     const index_t over = count % lanes<T, A>;
     return over <= most && over < count ? over : 0;
   }
+  /// Whether rows of a source can be read as vectors. Copies are filled up with zeros.
+  template <class Source>
+  static constexpr bool may_read(index_t features, index_t value_features) noexcept {
+    return converts_rows<Source, T> || (features % lanes<T, A> == 0 && value_features % lanes<T, A> == 0);
+  }
 };
 
-/// The state of a query against the keys absorbed so far, in base 2, as step_state has it. Keys and values are copies,
-/// whose vectors are filled up with zeros.
+/// sums[e] += sum_j weights[j] v_j[e] over `count` values and the features of `vectors` vectors; `careful`: leaving out
+/// those of weight 0.
+template <class T, class A, class ValueRows>
+HEED_NOINLINE void add_weighted_rows(const T* weights, ValueRows values, int count, int vectors, bool careful,
+                                     T* sums) noexcept {
+  using P = pack<T, A>;
+  const auto add = [&](auto some, int v) {
+    constexpr int n = decltype(some)::value;
+    P sum[n];
+    for (int i = 0; i < n; ++i) sum[i] = P::load_aligned(sums + (v + i) * P::lanes);
+    for (int j = 0; j < count; ++j) {
+      if (careful && weights[j] == T(0)) continue;
+      const P weight(weights[j]);
+      const T* const value = values[j] + v * P::lanes;
+#pragma GCC unroll 8
+      for (int i = 0; i < n; ++i) sum[i] = fma(weight, P::load(value + i * P::lanes), sum[i]);
+    }
+    for (int i = 0; i < n; ++i) sum[i].store_aligned(sums + (v + i) * P::lanes);
+  };
+  // Each sum waits for itself: enough of them for the multiply-adds of their latency.
+  constexpr int most = 8;
+  int v = 0;
+  for (; v + most <= vectors; v += most) add(std::integral_constant<int, most>{}, v);
+  for (; v + 4 <= vectors; v += 4) add(std::integral_constant<int, 4>{}, v);
+  for (; v < vectors; ++v) add(std::integral_constant<int, 1>{}, v);
+}
+
+/// The state of a query against the keys absorbed so far, in base 2, as step_state has it. Keys and values are rows of
+/// whole vectors.
 template <class T, class A>
 class softmax_row {
  public:
@@ -56,11 +88,10 @@ class softmax_row {
   /// Absorbs a block of keys. `bias`: one for each, `stride` apart, or null; -inf excludes its key.
   template <class Source>
   HEED_NOINLINE void absorb(const key_block<Source, T, A>& block, const T* bias, index_t stride) noexcept {
-    static_assert(converts_rows<Source, T>, "rows must fill vectors");
     constexpr T nothing = -std::numeric_limits<T>::infinity();
     const int count = block.count();
-    block.for_keys(0, count, [&](strided_rows<const T> rows, int some, int row) {
-      dot_panel<1, T, A>(query_, 0, rows.data, rows.stride, some, rows.data, vectors(features_), scores_ + row);
+    block.for_keys(0, count, [&](auto rows, int some, int row) {
+      dot_panel<1, T, A>(query_, 0, rows, some, 0, vectors(features_), scores_ + row);
     });
     if (bias != nullptr)
       for (int j = 0; j < count; ++j) {
@@ -70,13 +101,8 @@ class softmax_row {
     std::fill(scores_ + count, scores_ + round_up(count, P::lanes), nothing);
     const index_t pitch = round_up(value_features_, P::lanes);
     weigh_scores<1, T, A>(scores_, count, vectors(value_features_), {output_, &reference_, &sum_, pitch});
-    block.for_values(0, count, [&](strided_rows<const T> rows, int some, int row) {
-      if (care_ == tile_care::none)
-        weighted_sum_panel<1, T, A>(scores_ + row, rows.data, rows.stride, some, rows.data, vectors(value_features_),
-                                    output_, pitch);
-      else
-        weighted_sum_carefully<1, T, A>(scores_ + row, rows.data, rows.stride, some, vectors(value_features_), output_,
-                                        pitch);
+    block.for_values(0, count, [&](auto rows, int some, int row) {
+      add_weighted_rows<T, A>(scores_ + row, rows, some, vectors(value_features_), care_ != tile_care::none, output_);
     });
   }
 

@@ -216,8 +216,9 @@ class softmax_step_run {
           for_panels(at.count, [&](auto panel, int r) {
             constexpr int together = decltype(panel)::value;
             T* const scores = scores_of(space, r) + row * together;
-            dot_panel<together, T, A>(space.queries + r * space.query_pitch, space.query_pitch, rows, stride, some,
-                                      r == 0 ? ahead : rows, vectors_of(features), scores);
+            dot_panel<together, T, A>(space.queries + r * space.query_pitch, space.query_pitch,
+                                      strided_rows<std::remove_reference_t<decltype(*rows)>>{rows, stride}, some,
+                                      r == 0 ? ahead - rows : 0, vectors_of(features), scores);
             scale_keys<together>(scores, some, scales);
           });
         });

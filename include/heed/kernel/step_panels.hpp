@@ -34,19 +34,19 @@ struct call_ahead {
 };
 
 /// scores[j * Rows + r] = q_r . k_j for `count` keys. Rows of queries are `pitch` apart; all rows hold `vectors`
-/// vectors. Meanwhile as many rows from `ahead` on are called into the second-level cache.
+/// vectors. Meanwhile what is `ahead` elements behind each key is called into the second-level cache.
 /// Writes whole register blocks, the last past its keys. Scores have any alignment: those of a run within a block too.
-template <int Rows, class T, class A, class S>
-HEED_NOINLINE void dot_panel(const T* queries, index_t pitch, const S* keys, index_t stride, int count, const S* ahead,
-                             index_t vectors, T* scores) noexcept {
+template <int Rows, class T, class A, class KeyRows>
+HEED_NOINLINE void dot_panel(const T* queries, index_t pitch, KeyRows keys, int count, index_t ahead, index_t vectors,
+                             T* scores) noexcept {
   using P = pack<T, A>;
   using shape = step_shape<T, A>;
   constexpr int together = shape::keys_together(Rows);
-  const call_ahead call{ahead - keys};
+  const call_ahead call{ahead};
   for (int j = 0; j < count; j += together) {
-    const S* key[together];
+    decltype(keys[0]) key[together];
 #pragma GCC unroll 16
-    for (int i = 0; i < together; ++i) key[i] = keys + std::min(j + i, count - 1) * stride;
+    for (int i = 0; i < together; ++i) key[i] = keys[std::min(j + i, count - 1)];
     P sum[shape::sums];
     for (index_t e = 0; e < vectors * P::lanes; e += P::lanes) {
       P q[Rows];

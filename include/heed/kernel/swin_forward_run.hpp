@@ -52,7 +52,7 @@ class swin_forward_run {
   struct workspace {
     workspace(std::byte* base, const swin_call<S>& call) noexcept
         : memory(base),
-          buffers(memory, call.features(), call.value_features(), true, false),
+          buffers(memory, call.features(), call.value_features(), !std::is_same_v<S, T>, false),
           lse(memory.take<T>(shape::queries)) {
       for (auto& tile : tiles) tile = softmax_tile<T, A>(memory, buffers);
       for (auto& row : spare) row = softmax_row<T, A>(memory, buffers);
@@ -119,7 +119,9 @@ class swin_forward_run {
     const window_source<S> source = source_of(call_, at.b, at.h / call_.heads_of_kv(), at.window);
     prefetcher ahead;
     if (next != nullptr) call_window(ahead, *next);
-    const index_t spare = spare_queries<T, A>::of(pairs.queries);
+    const bool may_spare =
+        spare_queries<T, A>::template may_read<pointed_source<S>>(call_.features(), call_.value_features());
+    const index_t spare = may_spare ? spare_queries<T, A>::of(pairs.queries) : 0;
     const index_t in_tiles = pairs.queries - spare, all = (in_tiles + shape::queries - 1) / shape::queries;
     ahead.spread(pairs.keys * ((in_tiles + shape::width - 1) / shape::width));
     for (index_t first = 0; first < all; first += shape::tiles) {
@@ -160,7 +162,10 @@ class swin_forward_run {
     const auto for_blocks_of_keys = [&](const auto& absorb) {
       for (index_t key = 0; key < pairs.keys; key += shape::keys) {
         const int count = static_cast<int>(std::min<index_t>(shape::keys, pairs.keys - key));
-        absorb(key_block<window_source<S>, T, A>(source, key, count, space.buffers), key);
+        const S *keys[shape::keys], *values[shape::keys];
+        source.list(key, count, keys, values);
+        const pointed_source<S> listed{keys, values, count};
+        absorb(key_block<pointed_source<S>, T, A>(listed, 0, count, space.buffers), key);
       }
     };
     const auto absorb_tile = [&](int i, const auto& block, index_t key) {

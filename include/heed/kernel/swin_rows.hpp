@@ -194,19 +194,20 @@ struct window_source {
   const index_t* tokens;  // or -1
   index_t count;
 
+  const S* key(index_t j) const noexcept { return tokens[j] < 0 ? missing_key : keys + tokens[j] * key_stride; }
+  const S* value(index_t j) const noexcept { return tokens[j] < 0 ? missing_value : values + tokens[j] * value_stride; }
+
+  /// Where keys [first, first + some) are, and their values.
+  void list(index_t first, int some, const S** keys_at, const S** values_at) const noexcept {
+    for (int i = 0; i < some; ++i) keys_at[i] = key(first + i), values_at[i] = value(first + i);
+  }
   template <class T, class A>
   void load_keys(index_t first, int some, T* to, index_t pitch) const noexcept {
-    for (int i = 0; i < some; ++i) {
-      const index_t token = tokens[first + i];
-      convert_row<T, A>(token < 0 ? missing_key : keys + token * key_stride, to + i * pitch, features);
-    }
+    for (int i = 0; i < some; ++i) convert_row<T, A>(key(first + i), to + i * pitch, features);
   }
   template <class T, class A>
   void load_values(index_t first, int some, T* to, index_t pitch) const noexcept {
-    for (int i = 0; i < some; ++i) {
-      const index_t token = tokens[first + i];
-      convert_row<T, A>(token < 0 ? missing_value : values + token * value_stride, to + i * pitch, value_features);
-    }
+    for (int i = 0; i < some; ++i) convert_row<T, A>(value(first + i), to + i * pitch, value_features);
   }
 };
 

@@ -145,7 +145,7 @@ TEMPLATE_TEST_CASE("neighborhood attention needs the scratch that it asks for, o
     auto forward = p.forward_options();
     auto backward = p.backward_options();
     forward.executor = backward.executor = heed::serial();
-    const index_t a = heed::neighborhood_forward_scratch_bytes<S>(s.D, s.E, axes, forward);
+    const index_t a = heed::neighborhood_forward_scratch_bytes<S>(s.D, s.E, forward);
     const index_t b = heed::neighborhood_backward_scratch_bytes<S>(p.q, p.k, p.v, axes, backward);
     std::vector<float> memory(static_cast<std::size_t>(std::max(a, b) / index_t(sizeof(float)) + 16),
                               support::quiet_nan<float>);

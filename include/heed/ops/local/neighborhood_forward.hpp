@@ -8,14 +8,12 @@
 
 HEED_ARCH_BEGIN
 
-/// Scratch, in bytes, that neighborhood_forward needs for these head sizes, axes and options: what `options.scratch`
-/// must hold. Depends on D, E, the element type, the rank, the size of the table of relative positions, and the
-/// executor's concurrency.
+/// Scratch, in bytes, that neighborhood_forward needs for these head sizes and options: what `options.scratch` must hold.
+/// Depends on D, E, the element type, the size of the table of relative positions, and the executor's concurrency.
 template <element T, class A = default_arch>
-index_t neighborhood_forward_scratch_bytes(index_t features, index_t value_features, const neighborhood_axes& axes,
+index_t neighborhood_forward_scratch_bytes(index_t features, index_t value_features,
                                            const std::type_identity_t<neighborhood_options<T>>& options = {}) {
-  const index_t share = detail::neighborhood_worker_bytes<T, A>(
-      features, value_features, !std::is_same_v<T, accumulator_t<T>> || axes.rank() > 1, options.bias.extent(1));
+  const index_t share = detail::neighborhood_worker_bytes<T, A>(features, value_features, options.bias.extent(1));
   return detail::scratch_total(share, detail::resolve(options.executor).concurrency);
 }
 
