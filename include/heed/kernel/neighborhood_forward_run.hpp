@@ -92,11 +92,16 @@ class neighborhood_forward_run {
     space.tile.load_queries(pointed_rows<const S>{queries}, tile.lanes(),
                             static_cast<T>(chain_.plain() ? rows_.scale * double(log2_e<T>) : rows_.scale));
     // Outputs, and the next tile's queries, come from far away while this one is at work.
-    call_rows<1>(tile, rows_.out[batch][head], 0);
-    call_rows<0>(tile, rows_.q[batch][head], cut_.next_tile());
+    prefetcher ahead;
+    if (tile.in_line()) {
+      call_line(ahead, tile, batch, head);
+    } else {
+      call_rows<1>(tile, rows_.out[batch][head], 0);
+      call_rows<0>(tile, rows_.q[batch][head], cut_.next_tile());
+    }
     const auto attend = [&](tile_care care) {
       space.tile.clear(care);
-      attend_keys(space, tile, batch, head);
+      attend_keys(space, tile, batch, head, ahead);
     };
     attend(tile_care::none);
     attend_with_more_care(space.tile, attend);
@@ -110,15 +115,29 @@ class neighborhood_forward_run {
       if (tile.live(lane)) rows_.lse(batch, head, tile.token(lane)) = lse[lane];
   }
 
+  /// Adds what comes from far away while a tile of a line is at work: its outputs, and of the next tile the queries and
+  /// those keys that this one has not.
+  void call_line(prefetcher& ahead, const neighborhood_tile<T, A>& tile, index_t batch, index_t head) const noexcept {
+    const index_t group = head / (rows_.q.extent(1) / keys_.k.extent(1)), step = tile.distance();
+    const auto add = [&](const auto& tensor, index_t of_head, index_t token) {
+      const index_t count = std::min<index_t>(tile.lanes(), (tensor.extent(2) - token + step - 1) / step);
+      if (count > 0) ahead.add(&tensor(batch, of_head, token, 0), tensor.stride(2) * step, count, tensor.extent(3));
+    };
+    add(rows_.out, head, tile.token(0));
+    add(rows_.q, head, tile.token(0) + cut_.next_tile());
+    add(keys_.k, group, tile.last_key() + step);
+    add(keys_.v, group, tile.last_key() + step);
+    ahead.spread(index_t(tile.keys()) * tile.vectors());
+  }
+
   void attend_keys(neighborhood_workspace<S, A>& space, const neighborhood_tile<T, A>& tile, index_t batch,
-                   index_t head) const noexcept {
+                   index_t head, prefetcher& ahead) const noexcept {
     const index_t group = head / (rows_.q.extent(1) / keys_.k.extent(1));
     neighborhood_block<T, A> block;
     const neighborhood_view<T, A> mask{tile, block};
     // Keys are read where they are.
     const S *keys[shape::keys], *values[shape::keys];
     const auto absorb_source = [&](const auto& source, const T* bias, bool partial) {
-      prefetcher ahead;
       const key_block<std::remove_cvref_t<decltype(source)>, T, A> rows(source, 0, static_cast<int>(source.count),
                                                                         space.buffers);
       space.tile.absorb(rows, {static_cast<int>(batch), static_cast<int>(head), 0, 0}, bias, T(0), partial, ahead, mask,

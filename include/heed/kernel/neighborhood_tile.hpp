@@ -88,6 +88,7 @@ class neighborhood_tile {
 
   /// Whether the keys of the region are at one distance from each other, and then at which.
   bool in_line() const noexcept { return row() == 1; }
+  index_t last_key() const noexcept { return token_of(0, origin_[0] + extent_[0] - 1); }
   index_t distance() const noexcept { return cut_->side[0].line.dilation() * cut_->side[0].pitch; }
 
   void load_block(int first, neighborhood_block<T, A>& block) const noexcept {
