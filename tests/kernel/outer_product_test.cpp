@@ -50,11 +50,11 @@ void check_block() {
     for (index_t k = 0; k < depth; ++k)
       for (int i = 0; i < Vectors * lanes; ++i) b[k * pitch + i] = small();
 
-    const auto check = [&](auto row, auto step, auto b_step) {
+    const auto check_scalars = [&](const auto& scalars, index_t row, index_t step, auto b_step) {
       int emitted[Rows][Vectors] = {};
       std::vector<T> sums(Rows * Vectors * lanes);
       heed::detail::outer_product<Rows, Vectors, T, A>(
-          a.data(), row, step, b, b_step, depth, [](int r, int v) { return P(T(10 * r + v)); },
+          scalars, b, b_step, depth, [](int r, int v) { return P(T(10 * r + v)); },
           [&](int r, int v, P sum) {
             ++emitted[r][v];
             sum.store(&sums[static_cast<std::size_t>((r * Vectors + v) * lanes)]);
@@ -63,8 +63,29 @@ void check_block() {
       CHECK(std::all_of(&emitted[0][0], &emitted[0][0] + Rows * Vectors, [](int count) { return count == 1; }));
       CHECK(sums == expected_sums(a.data(), row, step, b, pitch, depth, {Rows, Vectors, lanes}));
     };
+    const auto check = [&](auto row, auto step, auto b_step) {
+      check_scalars(heed::detail::scalars<Rows>(a.data(), row, step), row, step, b_step);
+    };
     using heed::detail::fixed_step;
+    using heed::detail::pointed_rows;
     using heed::detail::unit_step;
+    // Rows that are anywhere: each in memory of its own, which ends where the row does.
+    const auto listed = [&](index_t count, index_t length, index_t before, const auto& run) {
+      std::vector<std::vector<T>> rows;
+      std::vector<const T*> at;
+      for (index_t i = 0; i < count; ++i) {
+        rows.emplace_back(static_cast<std::size_t>(before), T(7));
+        rows.back().insert(rows.back().end(), a.begin() + i * length, a.begin() + (i + 1) * length);
+      }
+      for (const std::vector<T>& each : rows) at.push_back(each.data());
+      run(pointed_rows<const T>{at.data()});
+    };
+    listed(Rows, depth, 0, [&](pointed_rows<const T> rows) {
+      check_scalars(heed::detail::along<Rows>(rows), depth, 1, fixed_step<pitch>{});
+    });
+    listed(depth, Rows, 3, [&](pointed_rows<const T> rows) {
+      check_scalars(heed::detail::across<Rows>(rows, 3), 1, Rows, fixed_step<pitch>{});
+    });
     check(row_step, unit_step{}, fixed_step<pitch>{});
     // Values: rows are neighbors, depth goes from row to row.
     if (depth * Rows < static_cast<index_t>(a.size())) check(unit_step{}, index_t(Rows), fixed_step<pitch>{});
