@@ -19,13 +19,13 @@ inline constexpr T mild_decay = std::is_same_v<T, float> ? T(1e-20) : T(1e-150);
 
 template <class T, class A>
 HEED_INLINE pack<T, A> without_negligible(pack<T, A> x) noexcept {
-  return select(abs(x) < pack<T, A>(negligible_decay<T>), pack<T, A>(T(0)), x);
+  return zero_where(abs(x) < pack<T, A>(negligible_decay<T>), x);
 }
 
 /// The same for x >= 0.
 template <class T, class A>
 HEED_INLINE pack<T, A> decayed(pack<T, A> x) noexcept {
-  return select(x < pack<T, A>(negligible_decay<T>), pack<T, A>(T(0)), x);
+  return zero_where(x < pack<T, A>(negligible_decay<T>), x);
 }
 
 /// exp of a log gate, -inf included.

@@ -3,6 +3,9 @@
 
 #include <heed/kernel/chunk_decay.hpp>
 
+#include <algorithm>
+#include <cmath>
+
 HEED_ARCH_BEGIN
 namespace detail {
 
@@ -16,52 +19,65 @@ struct state_write {
   const T* column_gate;  ///< or null
 };
 
-/// Query heads, and vectors of columns, whose sums are in registers together.
+/// Rows that are walked together, each from front to back, and query heads that read them then. What belongs to a row
+/// and a head stays in registers.
 template <class T, class A>
 struct state_step_shape {
-  static constexpr bool many_registers = register_count<A> >= 32;
+  static constexpr int rows = 4;
   static constexpr int heads = 4;
-  static constexpr int vectors(int of_heads) {
-    return of_heads == 1 ? (many_registers ? 8 : 4) : many_registers ? 4 : 1;
-  }
 };
 
 enum class gate_side { none, rows, columns };
 
-/// sums[h][e] = sum_i reads[h][i] * state[i][e] for `Heads` heads and `Vectors` whole vectors of columns, which are
-/// written first if told so.
-template <int Heads, int Vectors, bool Write, gate_side Gates, class T, class A>
-HEED_NOINLINE void step_columns(T* state, index_t stride, index_t rows, const state_write<T>& write, index_t column,
-                                const T* reads, index_t reads_pitch, T* sums, index_t sums_pitch) noexcept {
+/// sums[h][e] += sum_i reads[h][i] * state[i][e] for `Heads` heads, `Rows` rows from number `first` on and all whole
+/// vectors of columns, which are written first if told so.
+template <int Heads, int Rows, bool Write, gate_side Gates, class T, class A>
+HEED_INLINE void step_rows(T* state, index_t stride, index_t first, index_t columns, const state_write<T>& write,
+                           const T* reads, index_t reads_pitch, T* sums, index_t sums_pitch) noexcept {
   using P = pack<T, A>;
-  P sum[Heads][Vectors], added[Vectors], gate[Vectors];
-  for (int v = 0; v < Vectors; ++v) {
-    if constexpr (Write) added[v] = P::load_aligned(write.column + column + v * P::lanes);
-    if constexpr (Write && Gates == gate_side::columns)
-      gate[v] = P::load_aligned(write.column_gate + column + v * P::lanes);
+  T* const at = state + first * stride;
+  P read[Heads][Rows], row[Rows], row_gate[Rows];
+  for (int r = 0; r < Rows; ++r) {
+    for (int h = 0; h < Heads; ++h) read[h][r] = P(reads[h * reads_pitch + first + r]);
+    if constexpr (Write) row[r] = P(write.row[first + r]);
+    if constexpr (Write && Gates == gate_side::rows) row_gate[r] = P(write.row_gate[first + r]);
   }
-  T* at = state + column;
-  for (index_t i = 0; i < rows; ++i, at += stride) {
-    P x[Vectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) {
-      x[v] = P::load(at + v * P::lanes);
+  for (index_t e = 0; e + P::lanes <= columns; e += P::lanes) {
+    P sum[Heads], added, gate;
+#pragma GCC unroll 4
+    for (int h = 0; h < Heads; ++h) sum[h] = P::load_aligned(sums + h * sums_pitch + e);
+    if constexpr (Write) added = P::load_aligned(write.column + e);
+    if constexpr (Write && Gates == gate_side::columns) gate = P::load_aligned(write.column_gate + e);
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) {
+      // The rows after these: the processor sees several short streams at once, and follows none of them far.
+      if (e % (cache_line / index_t(sizeof(T))) == 0) __builtin_prefetch(at + (Rows + r) * stride + e, Write, 3);
+      P x = P::load(at + r * stride + e);
       if constexpr (Write) {
-        if constexpr (Gates == gate_side::rows) x[v] = without_negligible(x[v] * P(write.row_gate[i]));
-        if constexpr (Gates == gate_side::columns) x[v] = without_negligible(x[v] * gate[v]);
-        x[v] = fma(P(write.row[i]), added[v], x[v]);
-        x[v].store(at + v * P::lanes);
+        if constexpr (Gates == gate_side::rows) x = without_negligible(x * row_gate[r]);
+        if constexpr (Gates == gate_side::columns) x = without_negligible(x * gate);
+        x = fma(row[r], added, x);
+        x.store(at + r * stride + e);
       }
+#pragma GCC unroll 4
+      for (int h = 0; h < Heads; ++h) sum[h] = fma(read[h][r], x, sum[h]);
     }
 #pragma GCC unroll 4
-    for (int h = 0; h < Heads; ++h) {
-      const P read(reads[h * reads_pitch + i]);
-#pragma GCC unroll 8
-      for (int v = 0; v < Vectors; ++v) sum[h][v] = fma(read, x[v], sum[h][v]);
-    }
+    for (int h = 0; h < Heads; ++h) sum[h].store_aligned(sums + h * sums_pitch + e);
   }
-  for (int h = 0; h < Heads; ++h)
-    for (int v = 0; v < Vectors; ++v) sum[h][v].store_aligned(sums + h * sums_pitch + column + v * P::lanes);
+}
+
+/// sums[h][e] = sum_i reads[h][i] * state[i][e] of all rows.
+template <int Heads, bool Write, gate_side Gates, class T, class A>
+HEED_NOINLINE void step_heads(T* state, index_t stride, index_t rows, index_t columns, const state_write<T>& write,
+                              const T* reads, index_t reads_pitch, T* sums, index_t sums_pitch) noexcept {
+  constexpr int most = state_step_shape<T, A>::rows;
+  for (int h = 0; h < Heads; ++h) std::fill_n(sums + h * sums_pitch, columns, T(0));
+  index_t i = 0;
+  for (; i + most <= rows; i += most)
+    step_rows<Heads, most, Write, Gates, T, A>(state, stride, i, columns, write, reads, reads_pitch, sums, sums_pitch);
+  for (; i < rows; ++i)
+    step_rows<Heads, 1, Write, Gates, T, A>(state, stride, i, columns, write, reads, reads_pitch, sums, sums_pitch);
 }
 
 /// The same for the last, incomplete vector of columns, and any number of heads.
@@ -87,28 +103,17 @@ void write_and_read(T* state, index_t stride, index_t rows, index_t columns, con
                     const T* reads, index_t reads_pitch, T* sums, index_t sums_pitch) noexcept {
   using shape = state_step_shape<T, A>;
   constexpr int width = lanes<T, A>;
-  const auto columns_of = [&]<int Heads, bool Write>(index_t head) {
-    const T* const read = reads + head * reads_pitch;
-    T* const sum = sums + head * sums_pitch;
-    index_t e = 0;
-    const auto by = [&](auto vectors) {
-      constexpr int some = decltype(vectors)::value;
-      for (; e + some * width <= columns; e += some * width)
-        step_columns<Heads, some, Write, Gates, T, A>(state, stride, rows, write, e, read, reads_pitch, sum,
-                                                      sums_pitch);
-    };
-    constexpr int most = shape::vectors(Heads);
-    by(std::integral_constant<int, most>{});
-    if constexpr (most > 2) by(std::integral_constant<int, most / 2>{});
-    if constexpr (most > 1) by(std::integral_constant<int, 1>{});
+  const auto heads_from = [&]<int Heads, bool Write>(index_t head) {
+    step_heads<Heads, Write, Gates, T, A>(state, stride, rows, columns, write, reads + head * reads_pitch, reads_pitch,
+                                          sums + head * sums_pitch, sums_pitch);
   };
   index_t head = std::min<index_t>(heads, heads >= shape::heads ? shape::heads : 1);
   if (head == shape::heads)
-    columns_of.template operator()<shape::heads, true>(0);
+    heads_from.template operator()<shape::heads, true>(0);
   else
-    columns_of.template operator()<1, true>(0);
-  for (; head + shape::heads <= heads; head += shape::heads) columns_of.template operator()<shape::heads, false>(head);
-  for (; head < heads; ++head) columns_of.template operator()<1, false>(head);
+    heads_from.template operator()<1, true>(0);
+  for (; head + shape::heads <= heads; head += shape::heads) heads_from.template operator()<shape::heads, false>(head);
+  for (; head < heads; ++head) heads_from.template operator()<1, false>(head);
   const index_t whole = columns / width * width;
   if (whole < columns)
     step_tail(state, stride, rows, write, whole, columns, heads, reads, reads_pitch, sums, sums_pitch);

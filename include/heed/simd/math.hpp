@@ -102,8 +102,7 @@ HEED_INLINE pack<T, A> exp2_bounded(pack<T, A> x) noexcept {
     const pack<T, A> shift(rounding_shift<T>);
     const pack<T, A> shifted = x + shift;
     const pack<T, A> p = horner(x - (shifted - shift), exp2_terms<P, T>());
-    return select(x < pack<T, A>(std::numeric_limits<T>::min_exponent - 1), pack<T, A>(T(0)),
-                  p * power_of_two(shifted));
+    return zero_where(x < pack<T, A>(std::numeric_limits<T>::min_exponent - 1), p * power_of_two(shifted));
   }
 }
 

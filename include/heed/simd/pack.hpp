@@ -26,6 +26,18 @@ HEED_INLINE To reinterpret_batch(From from) noexcept {
   return To(__builtin_bit_cast(typename To::register_type, from.data));
 }
 
+/// a, but 0 where told. From a selection beside 0 g++ makes three instructions where masks are vectors.
+template <class Batch, class Mask>
+HEED_INLINE Batch zero_where(Mask which, Batch a) noexcept {
+  using real = typename Batch::register_type;
+  if constexpr (sizeof(which.data) == sizeof(real)) {
+    typedef long long bits __attribute__((vector_size(sizeof(real))));
+    return Batch(__builtin_bit_cast(real, __builtin_bit_cast(bits, a.data) & ~__builtin_bit_cast(bits, which.data)));
+  } else {
+    return select(which, Batch(typename Batch::value_type(0)), a);
+  }
+}
+
 /// The smaller or larger one; where one of them is NaN, b (on x86, and in portable vectors).
 template <class Batch>
 HEED_INLINE Batch min_or_second(Batch a, Batch b) noexcept {
@@ -238,6 +250,9 @@ struct pack {
   HEED_INLINE friend pack sqrt(pack a) noexcept { return {sqrt(a.value)}; }
   HEED_INLINE friend pack select(mask_pack<T, A> which, pack a, pack b) noexcept {
     return {select(which.value, a.value, b.value)};
+  }
+  HEED_INLINE friend pack zero_where(mask_pack<T, A> which, pack a) noexcept {
+    return {detail::zero_where(which.value, a.value)};
   }
 
   /// Sum and extremes over the lanes, in a fixed order.
