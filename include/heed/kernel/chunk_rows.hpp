@@ -4,6 +4,8 @@
 #include <heed/kernel/chunk_products.hpp>
 #include <heed/kernel/tile_io.hpp>
 
+#include <numeric>
+
 HEED_ARCH_BEGIN
 namespace detail {
 
@@ -72,7 +74,16 @@ HEED_NOINLINE void store_rows(row_span<const T> from, row_span<S> to, index_t co
                       [&](index_t i, int some) { store_some(to[t] + i, pack<T, A>::load_aligned(from[t] + i), some); });
 }
 
-/// The rows themselves where they can be read in place, by scalars or in whole vectors; else a copy.
+/// Whether rows at this stride fall on each other in a first-level cache, of which a way holds 4 KiB as a rule: heads of
+/// a power of two, or one head of several.
+template <class T>
+bool rows_conflict(index_t stride, index_t count) noexcept {
+  constexpr index_t way = 4096, most = 4;
+  const index_t places = way / std::gcd(stride * index_t(sizeof(T)), way);
+  return stride != 0 && count > most * places;
+}
+
+/// The rows themselves where they can be read in place, by scalars or in whole vectors, again and again; else a copy.
 template <class T, class A, class S>
 row_span<const T> rows_for_scalars(row_span<const S> rows, index_t begin, index_t end, index_t features,
                                    row_span<T> copy) noexcept {
@@ -87,7 +98,7 @@ template <class T, class A, class S>
 row_span<const T> rows_for_vectors(row_span<const S> rows, index_t begin, index_t end, index_t features,
                                    row_span<T> copy) noexcept {
   if constexpr (std::is_same_v<S, T>)
-    if (features % lanes<T, A> == 0) return rows;
+    if (features % lanes<T, A> == 0 && !rows_conflict<T>(rows.stride, end - begin)) return rows;
   copy_rows<T, A>(rows, begin, end, features, copy);
   return copy;
 }
