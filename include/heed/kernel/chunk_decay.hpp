@@ -72,11 +72,12 @@ struct chunk_decay {
 
   /// From gate(t, i), the gates of a vector of features of token t, for some features. What read(t, i, product) and
   /// write(t, i, product) make of the products is what `until` and `after` hold in the end: the products themselves, or
-  /// rows times them, which spares a pass.
+  /// rows times them, which spares a pass. The three are copied, and should hold what they need by value: the compiler
+  /// must take it that vectors that are stored may change anything they refer to.
   template <class A, class Gate, class Read, class Write>
-  HEED_NOINLINE void multiply(index_t count, index_range features, const Gate& gate, const Read& read,
-                              const Write& write) noexcept {
+  HEED_NOINLINE void multiply(index_t count, index_range features, Gate gate, Read read, Write write) noexcept {
     using P = pack<T, A>;
+    const row_span<T> until = this->until, after = this->after;
     if (features.low == 0) mild = true;
     const auto multiply_some = [&](auto vectors, int first) {
       constexpr int some = decltype(vectors)::value;
@@ -113,7 +114,7 @@ struct chunk_decay {
     for (; first < end; ++first) multiply_some(std::integral_constant<int, 1>{}, first);
   }
   template <class A, class Gate>
-  void multiply(index_t count, index_range features, const Gate& gate) noexcept {
+  void multiply(index_t count, index_range features, Gate gate) noexcept {
     const auto product = [](index_t, index_t, pack<T, A> x) { return x; };
     multiply<A>(count, features, gate, product, product);
   }

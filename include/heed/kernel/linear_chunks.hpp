@@ -292,8 +292,8 @@ class linear_forward_chunks {
     rows_.prepare(space.rows, stream, span, features, state + rows_.features() * pitch());
     const auto keys = rows_.keys(space.rows, stream, span);
     if constexpr (Kind == gate_kind::feature) {
-      const auto written = [&](index_t t, index_t i, P product) {
-        return load_within<T, A>(keys[t], i, call_.features()) * product;
+      const auto written = [keys, of_row = call_.features()](index_t t, index_t i, P product) {
+        return load_within<T, A>(keys[t], i, of_row) * product;
       };
       const index_range seen = call_.tokens_of_queries(stream, span);
       if (stream.heads == 1) {
@@ -301,9 +301,9 @@ class linear_forward_chunks {
             rows_.queries(space.rows, stream, stream.first_head, call_.first_query(span), seen.low, seen.high);
         space.decay.template multiply<A>(
             span.count, features, gates(space, stream, span),
-            [&](index_t t, index_t i, P product) {
+            [queries, seen, of_row = call_.features()](index_t t, index_t i, P product) {
               if (t < seen.low || t >= seen.high) return product;
-              return load_within<T, A>(queries[t], i, call_.features()) * product;
+              return load_within<T, A>(queries[t], i, of_row) * product;
             },
             written);
       } else {
