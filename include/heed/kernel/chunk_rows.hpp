@@ -52,7 +52,7 @@ HEED_INLINE void store_some(S* to, pack<T, A> value, int count) noexcept {
 /// to[t][i] = scale(t, i, from[t][i]) for rows [begin, end), vector by vector, with zeros up to the end of the last.
 template <class T, class A, class S, class Scale>
 HEED_NOINLINE void copy_rows(row_span<const S> from, index_t begin, index_t end, index_t features, row_span<T> to,
-                             const Scale& scale) noexcept {
+                             Scale scale) noexcept {
   for (index_t t = begin; t < end; ++t)
     for_vectors<T, A>(features, [&](index_t i, int count) {
       scale(t, i, load_some<T, A>(from[t] + i, count)).store_aligned(to[t] + i);

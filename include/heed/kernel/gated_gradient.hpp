@@ -34,7 +34,9 @@ struct gated_writes {
     count = tokens;
     decay.template multiply<A>(
         count, {0, features}, gate, [](index_t, index_t, P product) { return product; },
-        [&](index_t t, index_t i, P product) { return load_within<T, A>(rows[t], i, features) * product; });
+        [rows, of_row = features](index_t t, index_t i, P product) {
+          return load_within<T, A>(rows[t], i, of_row) * product;
+        });
     left = decay.after;
   }
   /// The same for gradients too.
@@ -45,7 +47,7 @@ struct gated_writes {
     copy_rows<T, A>(rows, 0, count, features, writes);
     left = left_;
     copy_rows<T, A>(row_span<const T>(writes), 0, count, features, left,
-                    [&](index_t t, index_t i, P x) { return x * decay.template after_at<A>(t, i); });
+                    [after = decay.after](index_t t, index_t i, P x) { return x * P::load_aligned(after[t] + i); });
     transpose_rows<T, A>(row_span<const T>(left), count, panels, [&](index_t i) { return P(decay.inverse[i]); });
   }
 
@@ -112,7 +114,7 @@ class gated_gradient {
     const auto& decay = gated.decay;
     const row_span<const T> weights = gated_weights_, plain_weights = plain_weights_, seen = seen_, left = gated.left;
     copy_rows<T, A>(row_span<const T>(gated_reads), 0, gated.count, gated_, seen_,
-                    [&](index_t t, index_t i, P x) { return x * decay.template until_at<A>(t, i); });
+                    [until = decay.until](index_t t, index_t i, P x) { return x * P::load_aligned(until[t] + i); });
     if (first_head) transpose_rows<T, A>(plain_writes, gated.count, panels_, [](index_t) { return P(T(1)); });
     lower_products<T, A>(row_span<const T>(plain_reads), panels_, rows, plain_weights_, ahead);
     if (decay.mild)

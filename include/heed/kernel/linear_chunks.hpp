@@ -321,7 +321,7 @@ class linear_forward_chunks {
       else
         space.token.template multiply<A>(span.count, token_log_gates(stream, span));
       copy_rows<T, A>(space.rows.values, 0, span.count, rows_.columns(), space.faded_values,
-                      [&](index_t t, index_t, P x) { return x * P(space.token.after[t]); });
+                      [after = space.token.after](index_t t, index_t, P x) { return x * P(after[t]); });
     }
   }
 
@@ -346,8 +346,9 @@ class linear_forward_chunks {
         if (stream.heads == 1)
           faded = space.decay.until;
         else
-          copy_rows<T, A>(queries, begin, end, call_.features(), space.query_copies,
-                          [&](index_t t, index_t i, P x) { return x * space.decay.template until_at<A>(t, i); });
+          copy_rows<T, A>(
+              queries, begin, end, call_.features(), space.query_copies,
+              [until = space.decay.until](index_t t, index_t i, P x) { return x * P::load_aligned(until[t] + i); });
       } else
         faded = rows_for_scalars<T, A>(queries, begin, end, call_.features(), space.query_copies);
       if constexpr (Rows::weighs)

@@ -176,8 +176,8 @@ class slot_forward_chunks {
     }
     space.decay.template multiply<A>(
         span.count, slots, gates(space, stream, span), [](index_t, index_t, P product) { return product; },
-        [&](index_t t, index_t m, P product) {
-          return load_within<T, A>(space.strengths[t], m, call_.slots()) * product;
+        [strengths = space.strengths, of_row = call_.slots()](index_t t, index_t m, P product) {
+          return load_within<T, A>(strengths[t], m, of_row) * product;
         });
     space.written = space.decay.after;
     space.keys = rows_for_scalars<T, A>(keys, 0, span.count, call_.features(), space.key_copies);

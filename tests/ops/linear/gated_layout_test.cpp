@@ -11,7 +11,9 @@ TEMPLATE_TEST_CASE("strides and padding change no bit, and nothing outside the t
                    heed::bfloat16) {
   using S = TestType;
   using T = heed::accumulator_t<S>;
-  for (const shape& s : {shape{2, 4, 2, 70, 33, 20}, shape{1, 2, 2, 17, 1, 3}, shape{1, 3, 1, 64, 16, 64}})
+  // Values of the last one fall on each other in a cache, or not, as they are laid out.
+  for (const shape& s :
+       {shape{2, 4, 2, 70, 33, 20}, shape{1, 2, 2, 17, 1, 3}, shape{1, 3, 1, 64, 16, 64}, shape{1, 2, 2, 70, 8, 128}})
     for (const gates kind : gate_kinds) {
       problem<S> dense(s);
       solve<S>(dense, kind, {.initial_state = dense.initial_state});
