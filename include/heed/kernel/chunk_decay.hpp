@@ -77,7 +77,7 @@ struct chunk_decay {
   template <class A, class Gate, class Read, class Write>
   HEED_NOINLINE void multiply(index_t count, index_range features, Gate gate, Read read, Write write) noexcept {
     using P = pack<T, A>;
-    const row_span<T> until = this->until, after = this->after;
+    const row_span<T> to_until = until, to_after = after;
     if (features.low == 0) mild = true;
     const auto multiply_some = [&](auto vectors, int first) {
       constexpr int some = decltype(vectors)::value;
@@ -86,13 +86,14 @@ struct chunk_decay {
         for (int v = 0; v < some; ++v) visit(v, (first + v) * index_t(P::lanes));
       };
       // Exponentials need registers that products would lose.
-      for (index_t t = 0; t < count; ++t) for_each_of([&](int, index_t i) { gate(t, i).store_aligned(after[t] + i); });
+      for (index_t t = 0; t < count; ++t)
+        for_each_of([&](int, index_t i) { gate(t, i).store_aligned(to_after[t] + i); });
       P product[some];
       for (int v = 0; v < some; ++v) product[v] = P(T(1));
       for (index_t t = 0; t < count; ++t)
         for_each_of([&](int v, index_t i) {
-          product[v] = decayed(product[v] * P::load_aligned(after[t] + i));
-          read(t, i, product[v]).store_aligned(until[t] + i);
+          product[v] = decayed(product[v] * P::load_aligned(to_after[t] + i));
+          read(t, i, product[v]).store_aligned(to_until[t] + i);
         });
       for_each_of([&](int v, index_t i) {
         mild = mild && !any(product[v] < P(mild_decay<T>));
@@ -102,8 +103,8 @@ struct chunk_decay {
       });
       for (index_t t = count - 1; t >= 0; --t)
         for_each_of([&](int v, index_t i) {
-          const P a = P::load_aligned(after[t] + i);
-          write(t, i, product[v]).store_aligned(after[t] + i);
+          const P a = P::load_aligned(to_after[t] + i);
+          write(t, i, product[v]).store_aligned(to_after[t] + i);
           product[v] = decayed(product[v] * a);
         });
     };
