@@ -24,12 +24,12 @@ attention (GLA) or gated slot attention (GSA).
 
   --mixer NAME      softmax, linear, gla or gsa; may be given several times (default: all four)
   --pairs P         pairs of a key and a value in a sequence (default: 64)
-  --slots S         slots of GSA (default: 64)
+  --slots S         slots of GSA (default: 72)
   --features D      head size of GSA and softmax attention (default: 4)
   --map NAME        what linear attention makes of queries and keys: elu, which is elu + 1, identity, relu, exp or
                     softmax; normalised but for identity (default: elu)
   --steps N         training steps (default: 3000)
-  --rate X          highest learning rate of all mixers (default: 0.03 for GSA, 0.02 for the others)
+  --rate X          highest learning rate (default: 0.02)
   --seeds N         trainings of each mixer (default: 3)
   --csv FILE        where to write the course of training (default: recall.csv)
   --help            print this

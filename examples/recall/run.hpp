@@ -13,11 +13,11 @@ namespace recall {
 
 struct settings {
   index_t pairs = 64;
-  index_t slots = 64, features = 4;  // of GSA
+  index_t slots = 72, features = 4;  // of GSA
   index_t steps = 3000, report_every = 250;
-  index_t tokens = 3072;  // in a batch
-  index_t tests = 64;     // sequences that recall is measured on
-  double rate = 0;        // of all mixers; 0: for each its own, see rate_of
+  index_t tokens = 3072;                                                 // in a batch
+  index_t tests = 64;                                                    // sequences that recall is measured on
+  double rate = 0.02;                                                    // the highest
   heed::feature_map features_of_keys = heed::feature_map::elu_plus_one;  // of linear attention
   vocabulary words{};
 };
@@ -43,12 +43,6 @@ inline training::mixer_shape shape_of(std::string_view mixer, const settings& s)
   return shape;
 }
 
-/// What each learned best with, of 0.005, 0.01, 0.02, 0.03 and 0.04.
-inline double rate_of(std::string_view mixer, const settings& s) {
-  if (s.rate > 0) return s.rate;
-  return mixer == "gsa" ? 0.03 : 0.02;
-}
-
 struct progress {
   index_t state = 0, step = 0, pairs = 0;
   double loss = 0, accuracy = 0;  // of the batch
@@ -70,12 +64,11 @@ result train(const std::string& mixer, unsigned seed, const settings& s, const R
   std::mt19937 random(seed), test_random(~seed);
   const examples test = draw(s.words, s.pairs, s.pairs, s.tests, test_random);
   result r{learner.state_size(3 * s.pairs), learner.weights().size()};
-  const double rate = rate_of(mixer, s);
   for (index_t step = 1; step <= s.steps; ++step) {
     const index_t pairs = std::min(s.pairs, 2 + (s.pairs - 2) * step * 5 / (s.steps * 3));
     const examples batch = draw(s.words, pairs, s.pairs, std::max<index_t>(1, s.tokens / (3 * pairs)), random);
     const auto score = learner.answer(batch, true);
-    learner.weights().step({.rate = training::cosine_rate(step - 1, s.steps, s.steps / 10, rate)});
+    learner.weights().step({.rate = training::cosine_rate(step - 1, s.steps, s.steps / 10, s.rate)});
     if (step % s.report_every == 0 || step == s.steps) {
       r.recall = learner.answer(test, false).accuracy();
       report(progress{r.state, step, pairs, score.loss, score.accuracy(), r.recall});

@@ -56,12 +56,6 @@ TEST_CASE("recall: matrices of linear attention and GLA are no smaller than the 
   CHECK(size("softmax", s) == 240);
 }
 
-TEST_CASE("recall: a rate that is given is that of all mixers") {
-  CHECK(rate_of("gsa", {.rate = 0.5}) == 0.5);
-  CHECK(rate_of("linear", {.rate = 0.5}) == 0.5);
-  CHECK(rate_of("linear", {}) > 0);
-}
-
 TEST_CASE("recall: every mixer learns") {
   const settings s{.pairs = 3,
                    .slots = 6,
