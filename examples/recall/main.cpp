@@ -88,7 +88,8 @@ arguments read_arguments(int count, char** given) {
   return a;
 }
 
-/// Trains every mixer with every seed; trainings run side by side, each on one thread.
+/// Trains every mixer with every seed; trainings run side by side, each on one thread. GSA takes longest, so the last
+/// ones begin.
 std::vector<result> train_all(const arguments& a) {
   std::FILE* const csv = std::fopen(a.csv.c_str(), "w");
   if (csv == nullptr) throw std::runtime_error("cannot write '" + a.csv + "'");
@@ -99,7 +100,8 @@ std::vector<result> train_all(const arguments& a) {
 #if defined(_OPENMP)
 #pragma omp parallel for schedule(dynamic, 1)
 #endif
-  for (index_t run = 0; run < runs; ++run) {
+  for (index_t run_from_last = 0; run_from_last < runs; ++run_from_last) {
+    const index_t run = runs - 1 - run_from_last;
     const std::string& mixer = a.mixers[static_cast<std::size_t>(run / a.seeds)];
     const auto seed = static_cast<unsigned>(run % a.seeds + 1);
     results[static_cast<std::size_t>(run)] = train(mixer, seed, a.training, [&](const progress& p) {
