@@ -18,14 +18,18 @@ using namespace recall;
 
 constexpr const char* usage = R"(usage: recall [option]...
 
-Trains two-layer models on multi-query associative recall, with softmax attention, linear attention, gated linear
-attention (GLA) and gated slot attention (GSA), several seeds each, and prints what they recall in the end.
+Trains two-layer models on multi-query associative recall, several seeds each, and prints what they recall in the end.
+The first layer is a convolution over four tokens, the second a mixer: softmax attention, linear attention, gated linear
+attention (GLA) or gated slot attention (GSA).
 
   --mixer NAME      softmax, linear, gla or gsa; may be given several times (default: all four)
-  --pairs P         pairs of a key and a value in a sequence (default: 32)
-  --slots S         slots of GSA (default: 40)
-  --features D      head size of GSA and softmax attention (default: 12)
-  --steps N         training steps (default: 1000)
+  --pairs P         pairs of a key and a value in a sequence (default: 64)
+  --slots S         slots of GSA (default: 72)
+  --features D      head size of GSA and softmax attention (default: 4)
+  --map NAME        what linear attention makes of queries and keys: elu, which is elu + 1, identity, relu, exp or
+                    softmax; normalised but for identity (default: elu)
+  --steps N         training steps (default: 3000)
+  --rate X          highest learning rate (default: 0.02)
   --seeds N         trainings of each mixer (default: 3)
   --csv FILE        where to write the course of training (default: recall.csv)
   --help            print this
@@ -40,6 +44,15 @@ struct arguments {
   std::string csv = "recall.csv";
   bool help = false;
 };
+
+heed::feature_map map_of(std::string_view name) {
+  if (name == "elu") return heed::feature_map::elu_plus_one;
+  if (name == "identity") return heed::feature_map::identity;
+  if (name == "relu") return heed::feature_map::relu;
+  if (name == "exp") return heed::feature_map::exp;
+  if (name == "softmax") return heed::feature_map::softmax;
+  throw usage_error("--map needs elu, identity, relu, exp or softmax, not '" + std::string(name) + "'");
+}
 
 arguments read_arguments(int count, char** given) {
   arguments a;
@@ -57,6 +70,10 @@ arguments read_arguments(int count, char** given) {
       a.training.slots = number<index_t>(option, value(), 1, 1024);
     } else if (option == "--features") {
       a.training.features = number<index_t>(option, value(), 1, 256);
+    } else if (option == "--map") {
+      a.training.features_of_keys = map_of(value());
+    } else if (option == "--rate") {
+      a.training.rate = number<double>(option, value(), 1e-6, 1);
     } else if (option == "--steps") {
       a.training.steps = number<index_t>(option, value(), 1, 1000000);
     } else if (option == "--seeds") {
@@ -71,7 +88,8 @@ arguments read_arguments(int count, char** given) {
   return a;
 }
 
-/// Trains every mixer with every seed; trainings run side by side, each on one thread.
+/// Trains every mixer with every seed; trainings run side by side, each on one thread. GSA takes longest, so the last
+/// ones begin.
 std::vector<result> train_all(const arguments& a) {
   std::FILE* const csv = std::fopen(a.csv.c_str(), "w");
   if (csv == nullptr) throw std::runtime_error("cannot write '" + a.csv + "'");
@@ -82,7 +100,8 @@ std::vector<result> train_all(const arguments& a) {
 #if defined(_OPENMP)
 #pragma omp parallel for schedule(dynamic, 1)
 #endif
-  for (index_t run = 0; run < runs; ++run) {
+  for (index_t run_from_last = 0; run_from_last < runs; ++run_from_last) {
+    const index_t run = runs - 1 - run_from_last;
     const std::string& mixer = a.mixers[static_cast<std::size_t>(run / a.seeds)];
     const auto seed = static_cast<unsigned>(run % a.seeds + 1);
     results[static_cast<std::size_t>(run)] = train(mixer, seed, a.training, [&](const progress& p) {
@@ -114,7 +133,7 @@ void print_table(const arguments& a, const std::vector<result>& results) {
     for (index_t seed = 0; seed < a.seeds; ++seed) std::printf(" %.3f", seeds[seed].recall);
     std::printf("\n");
   }
-  std::printf("state: floats of a layer; of softmax attention the keys and values of a whole sequence\n");
+  std::printf("state: floats of the mixer; of softmax attention the keys and values of a whole sequence\n");
 }
 
 }  // namespace

@@ -33,7 +33,7 @@ def main(source="recall.csv", target="recall.png"):
         course.fill_between(steps, [min(s) for s in seeds], [max(s) for s in seeds], color=colour, alpha=0.2)
         sizes.plot([states[mixer]] * len(seeds[-1]), seeds[-1], "o", color=colour, label=mixer)
     course.set(xlabel="training step", ylabel="recall", ylim=(0, 1.02))
-    sizes.set(xlabel="state of a layer, floats", xscale="log")
+    sizes.set(xlabel="state of the mixer, floats", xscale="log")
     course.legend()
     figure.savefig(target, dpi=150)
 

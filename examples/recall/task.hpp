@@ -29,12 +29,14 @@ struct vocabulary {
 struct examples {
   index_t count = 0;
   token_ids tokens;                // [count * length]
+  token_ids places;                // of the tokens in a sequence with all pairs that there may be
   std::vector<index_t> questions;  // places in `tokens` that ask
   token_ids answers;               // for each question the number of its value, 0 .. values - 1
 };
 
-/// Sequences of `pairs` different keys with random values, 3 * pairs tokens each.
-inline examples draw(const vocabulary& words, index_t pairs, index_t count, std::mt19937& random) {
+/// Sequences of `pairs` different keys with random values, 3 * pairs tokens each. Questions have the places that they
+/// have after `most` pairs.
+inline examples draw(const vocabulary& words, index_t pairs, index_t most, index_t count, std::mt19937& random) {
   examples drawn;
   drawn.count = count;
   token_ids keys(static_cast<std::size_t>(words.keys)), values(static_cast<std::size_t>(pairs)), order(values);
@@ -49,6 +51,8 @@ inline examples draw(const vocabulary& words, index_t pairs, index_t count, std:
       drawn.tokens.push_back(keys[pair]);
       drawn.tokens.push_back(static_cast<token>(words.keys) + values[pair]);
     }
+    for (index_t place = 0; place < 3 * pairs; ++place)
+      drawn.places.push_back(static_cast<token>(place < 2 * pairs ? place : place + 2 * (most - pairs)));
     for (const token pair : order) {
       drawn.questions.push_back(std::ssize(drawn.tokens));
       drawn.tokens.push_back(keys[static_cast<std::size_t>(pair)]);

@@ -120,13 +120,17 @@ class rms_norm {
   Eigen::Matrix<T, Eigen::Dynamic, 1> scale_;  // 1 / rms of each row
 };
 
-/// y_t = sum_n w_n x_{t-n} for n < taps, a weight for each feature; a sequence begins with nothing before it. At first
-/// y = x.
+/// First weights of a short_convolution: y = x, or drawn from a normal distribution.
+enum class first_taps { identity, random };
+
+/// y_t = sum_n w_n x_{t-n} for n < taps, a weight for each feature; a sequence begins with nothing before it.
 template <class T>
 class short_convolution {
  public:
-  short_convolution(parameters<T>& all, index_t width, index_t taps) : weight_(all.constant(taps, width, 0)) {
-    weight_.value().row(0).setOnes();
+  short_convolution(parameters<T>& all, index_t width, index_t taps, first_taps first = first_taps::identity)
+      : weight_(first == first_taps::random ? all.normal(taps, width, 1 / std::sqrt(static_cast<double>(taps)))
+                                            : all.constant(taps, width, 0)) {
+    if (first == first_taps::identity) weight_.value().row(0).setOnes();
   }
 
   matrix<T> forward(matrix<T> x, index_t batch) {

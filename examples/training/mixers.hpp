@@ -4,7 +4,7 @@
 ///     y = rms_norm(mix(map(convolution([q k v])), rest)) Wout          [q k v rest] = x Win
 ///
 /// where map is silu for GLA and GSA, and leaves the others as they are, and the same use as layers.hpp has it:
-/// forward(x, batch) and backward(dy).
+/// forward(x, batch) and backward(dy). What the published layers do is the default of mixer_shape.
 #pragma once
 
 #include <heed/core/tensor.hpp>
@@ -19,6 +19,7 @@
 #include <heed/ops/softmax/backward.hpp>
 #include <heed/ops/softmax/forward.hpp>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -33,6 +34,9 @@ struct mixer_shape {
   index_t features = 64, value_features = 64;  // D, E
   index_t slots = 32;                          // S, of GSA alone
   index_t taps = 4;                            // of the convolution
+  bool norm_keys = false;                      // queries and keys go through an RMS norm a head, in place of map
+  heed::feature_map features_of_keys = heed::feature_map::elu_plus_one;  // of linear attention alone
+  double gate_damping = 8, gate_gain = 1;                                // of GSA alone: tau, factor of the logits
 };
 
 template <class T>
@@ -45,6 +49,10 @@ class mixer {
     const matrix<T> projected = in_.forward(std::move(x));
     convolved_ = convolution_.forward(projected.leftCols(qkv_width_), batch);
     qkv_ = map_ == feature_map::silu ? silu(convolved_) : convolved_;
+    if (q_norm_) {
+      q_columns(qkv_) = of_heads(q_columns(convolved_), [&](auto&& q) { return q_norm_->forward(q); });
+      k_columns(qkv_) = of_heads(k_columns(convolved_), [&](auto&& k) { return k_norm_->forward(k); });
+    }
     rest_ = projected.rightCols(rest_width_);
     mixed_.resize(qkv_.rows(), shape_.heads * shape_.value_features);
     return out_.forward(norm_.forward(mix()));
@@ -54,9 +62,13 @@ class mixer {
     dqkv_.resize(dy.rows(), qkv_width_);
     drest_.resize(dy.rows(), rest_width_);
     mix_backward(norm_.backward(out_.backward(dy)));
-    if (map_ == feature_map::silu) dqkv_ = silu_backward(convolved_, dqkv_);
+    matrix<T> dconvolved = map_ == feature_map::silu ? silu_backward(convolved_, dqkv_) : dqkv_;
+    if (q_norm_) {
+      q_columns(dconvolved) = of_heads(q_columns(dqkv_), [&](auto&& dq) { return q_norm_->backward(dq); });
+      k_columns(dconvolved) = of_heads(k_columns(dqkv_), [&](auto&& dk) { return k_norm_->backward(dk); });
+    }
     matrix<T> dprojected(dy.rows(), qkv_width_ + rest_width_);
-    dprojected << convolution_.backward(dqkv_), drest_;
+    dprojected << convolution_.backward(dconvolved), drest_;
     return in_.backward(dprojected);
   }
 
@@ -74,7 +86,11 @@ class mixer {
         in_(all, shape.width, qkv_width_ + rest_width_),
         convolution_(all, qkv_width_, shape.taps),
         norm_(all, shape.heads * shape.value_features),
-        out_(all, shape.heads * shape.value_features, shape.width) {}
+        out_(all, shape.heads * shape.value_features, shape.width) {
+    if (!shape.norm_keys) return;
+    q_norm_.emplace(all, shape.features);
+    k_norm_.emplace(all, shape.features);
+  }
 
   /// Of qkv_ and rest_.
   virtual matrix<T> mix() = 0;
@@ -88,11 +104,11 @@ class mixer {
   }
   template <class M>
   auto q_of(M& qkv) const {
-    return heads(qkv.leftCols(shape_.heads * shape_.features));
+    return heads(q_columns(qkv));
   }
   template <class M>
   auto k_of(M& qkv) const {
-    return heads(qkv.middleCols(shape_.heads * shape_.features, shape_.heads * shape_.features));
+    return heads(k_columns(qkv));
   }
   template <class M>
   auto v_of(M& qkv) const {
@@ -104,12 +120,28 @@ class mixer {
   matrix<T> qkv_, rest_, mixed_, dqkv_, drest_;
 
  private:
+  template <class M>
+  auto q_columns(M& qkv) const {
+    return qkv.leftCols(shape_.heads * shape_.features);
+  }
+  template <class M>
+  auto k_columns(M& qkv) const {
+    return qkv.middleCols(shape_.heads * shape_.features, shape_.heads * shape_.features);
+  }
+  /// f of a matrix that has a row for each head of a token, in the columns that the heads came from.
+  template <class F>
+  matrix<T> of_heads(matrix<T> columns, const F& f) const {
+    matrix<T> rows = f(matrix_map<T>(columns.data(), columns.rows() * shape_.heads, shape_.features));
+    return matrix_map<T>(rows.data(), columns.rows(), columns.cols());
+  }
+
   feature_map map_;
   index_t qkv_width_, rest_width_;
   linear<T> in_;
   short_convolution<T> convolution_;
   rms_norm<T> norm_;
   linear<T> out_;
+  std::optional<rms_norm<T>> q_norm_, k_norm_;
   matrix<T> convolved_;
 };
 
@@ -143,7 +175,8 @@ class softmax_mixer : public mixer<T> {
   heed::tensor<T, 3> lse_;
 };
 
-/// Linear attention of elu(x) + 1, normalised. Its state are a D x E matrix a head, and the sum of the keys' features.
+/// Linear attention, normalised, but for features that are the keys themselves. Its state are a D x E matrix a head and,
+/// where it is normalised, the sum of the keys' features.
 template <class T>
 class linear_mixer : public mixer<T> {
  public:
@@ -151,15 +184,18 @@ class linear_mixer : public mixer<T> {
       : mixer<T>(all, shape, 0, mixer<T>::feature_map::identity) {}
 
   index_t state_size(index_t) const override {
-    return this->shape_.heads * this->shape_.features * (this->shape_.value_features + 1);
+    return this->shape_.heads * this->shape_.features * (this->shape_.value_features + (normalised() ? 1 : 0));
   }
 
  private:
+  bool normalised() const { return this->shape_.features_of_keys != heed::feature_map::identity; }
+
   matrix<T> mix() override {
     const auto& qkv = this->qkv_;
     denominator_ = heed::tensor<T, 3>({this->batch_, this->shape_.heads, qkv.rows() / this->batch_});
-    heed::linear_forward(this->q_of(qkv), this->k_of(qkv), this->v_of(qkv), this->heads(this->mixed_),
-                         {.causal = true, .denominator = denominator_});
+    heed::linear_options<T> options{.map = this->shape_.features_of_keys, .normalise = normalised(), .causal = true};
+    if (normalised()) options.denominator = denominator_;
+    heed::linear_forward(this->q_of(qkv), this->k_of(qkv), this->v_of(qkv), this->heads(this->mixed_), options);
     return this->mixed_;
   }
 
@@ -167,7 +203,7 @@ class linear_mixer : public mixer<T> {
     const auto& qkv = this->qkv_;
     heed::linear_backward(this->q_of(qkv), this->k_of(qkv), this->v_of(qkv), this->heads(this->mixed_), denominator_,
                           this->heads(dy), this->q_of(this->dqkv_), this->k_of(this->dqkv_), this->v_of(this->dqkv_),
-                          {.causal = true});
+                          {.map = this->shape_.features_of_keys, .normalise = normalised(), .causal = true});
   }
 
   heed::tensor<T, 3> denominator_;
@@ -221,9 +257,10 @@ class gsa_mixer : public mixer<T> {
  private:
   matrix<T> mix() override {
     const auto& qkv = this->qkv_;
-    const auto& logits = this->rest_;
-    for (auto* each : {&writes_, &gates_, &scores_}) each->resize(logits.rows(), logits.cols());
-    heed::slot_gates_forward(this->heads(logits), this->heads(writes_), this->heads(gates_));
+    logits_ = static_cast<T>(this->shape_.gate_gain) * this->rest_;
+    for (auto* each : {&writes_, &gates_, &scores_}) each->resize(logits_.rows(), logits_.cols());
+    heed::slot_gates_forward(this->heads(std::as_const(logits_)), this->heads(writes_), this->heads(gates_),
+                             {.tau = this->shape_.gate_damping});
     heed::gated_slot_forward(this->q_of(qkv), this->k_of(qkv), this->v_of(qkv), this->heads(writes_),
                              this->heads(gates_), this->heads(this->mixed_),
                              {.scale = 1, .scores = this->heads(scores_)});
@@ -239,11 +276,12 @@ class gsa_mixer : public mixer<T> {
                               this->heads(gates_), this->heads(scores_), this->heads(dmixed), this->q_of(dqkv),
                               this->k_of(dqkv), this->v_of(dqkv), this->heads(dwrites), this->heads(dgates),
                               {.scale = 1});
-    heed::slot_gates_backward(this->heads(this->rest_), this->heads(dwrites), this->heads(dgates),
-                              this->heads(this->drest_));
+    heed::slot_gates_backward(this->heads(std::as_const(logits_)), this->heads(dwrites), this->heads(dgates),
+                              this->heads(this->drest_), {.tau = this->shape_.gate_damping});
+    this->drest_ *= static_cast<T>(this->shape_.gate_gain);
   }
 
-  matrix<T> writes_, gates_, scores_;
+  matrix<T> logits_, writes_, gates_, scores_;
 };
 
 /// By the name of the operator.

@@ -11,7 +11,7 @@ using namespace recall;
 TEST_CASE("recall: every question has the answer that the pairs give") {
   const vocabulary words{.keys = 9, .values = 5};
   std::mt19937 random(1);
-  const examples drawn = draw(words, 6, 20, random);
+  const examples drawn = draw(words, 6, 6, 20, random);
   REQUIRE(drawn.count == 20);
   REQUIRE(drawn.tokens.size() == 20 * 18);
   REQUIRE(drawn.questions.size() == 20 * 6);
@@ -36,16 +36,24 @@ TEST_CASE("recall: every question has the answer that the pairs give") {
   }
 }
 
-TEST_CASE("recall: matrices of linear attention and GLA are no larger than the state of GSA") {
+TEST_CASE("recall: questions stand where they stand after all pairs") {
+  std::mt19937 random(1);
+  const examples drawn = draw({.keys = 9, .values = 5}, 2, 4, 2, random);
+  CHECK(drawn.places == token_ids{0, 1, 2, 3, 8, 9, 0, 1, 2, 3, 8, 9});
+  CHECK(drawn.tokens.size() == drawn.places.size());
+}
+
+TEST_CASE("recall: matrices of linear attention and GLA are no smaller than the state of GSA") {
   const settings s{.slots = 10, .features = 4};
   training::parameters<float> all(1);
-  const auto size = [&](const char* mixer) {
-    return training::make_mixer<float>(mixer, all, shape_of(mixer, s))->state_size(30);
+  const auto size = [&](const char* mixer, const settings& settings) {
+    return training::make_mixer<float>(mixer, all, shape_of(mixer, settings))->state_size(30);
   };
-  CHECK(size("gsa") == 80);
-  CHECK(size("gla") == 64);
-  CHECK(size("linear") == 72);
-  CHECK(size("softmax") == 240);
+  CHECK(size("gsa", s) == 80);
+  CHECK(size("gla", s) == 81);
+  CHECK(size("linear", s) == 90);
+  CHECK(size("linear", {.slots = 8, .features = 4, .features_of_keys = heed::feature_map::identity}) == 64);
+  CHECK(size("softmax", s) == 240);
 }
 
 TEST_CASE("recall: every mixer learns") {

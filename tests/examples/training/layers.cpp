@@ -28,11 +28,21 @@ TEST_CASE("training: gradients of rms_norm") {
 TEST_CASE("training: gradients of short_convolution") {
   for (const index_t length : {2, 7}) {
     parameters<double> all(1);
-    short_convolution layer(all, 3, 4);
+    short_convolution layer(all, 3, 4, length == 7 ? first_taps::random : first_taps::identity);
     check_gradients(all, numbers(14, 3, 0),
                     {[&](const table& x) { return layer.forward(x, x.rows() / length); },
                      [&](const table& dy) { return layer.backward(dy); }});
   }
+}
+
+TEST_CASE("training: a convolution does nothing at first, or something else for each feature") {
+  parameters<double> all(1);
+  short_convolution nothing(all, 3, 4);
+  CHECK(nothing.forward(numbers(6, 3, 0), 1) == numbers(6, 3, 0));
+  short_convolution random(all, 3, 4, first_taps::random);
+  const table y = random.forward(table::Ones(6, 3), 1);
+  CHECK(y(5, 0) != y(5, 1));
+  CHECK(y(5, 0) != y(0, 0));
 }
 
 TEST_CASE("training: gradients of swiglu") {
