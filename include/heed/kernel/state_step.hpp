@@ -32,8 +32,8 @@ enum class gate_side { none, rows, columns };
 /// sums[h][e] += sum_i reads[h][i] * state[i][e] for `Heads` heads, `Rows` rows from number `first` on and all whole
 /// vectors of columns, which are written first if told so.
 template <int Heads, int Rows, bool Write, gate_side Gates, class T, class A>
-HEED_INLINE void step_rows(T* state, index_t stride, index_t first, index_t columns, const state_write<T>& write,
-                           const T* reads, index_t reads_pitch, T* sums, index_t sums_pitch) noexcept {
+HEED_INLINE void step_row_block(T* state, index_t stride, index_t first, index_t columns, const state_write<T>& write,
+                                const T* reads, index_t reads_pitch, T* sums, index_t sums_pitch) noexcept {
   using P = pack<T, A>;
   T* const at = state + first * stride;
   P read[Heads][Rows], row[Rows], row_gate[Rows];
@@ -75,9 +75,11 @@ HEED_NOINLINE void step_heads(T* state, index_t stride, index_t rows, index_t co
   for (int h = 0; h < Heads; ++h) std::fill_n(sums + h * sums_pitch, columns, T(0));
   index_t i = 0;
   for (; i + most <= rows; i += most)
-    step_rows<Heads, most, Write, Gates, T, A>(state, stride, i, columns, write, reads, reads_pitch, sums, sums_pitch);
+    step_row_block<Heads, most, Write, Gates, T, A>(state, stride, i, columns, write, reads, reads_pitch, sums,
+                                                    sums_pitch);
   for (; i < rows; ++i)
-    step_rows<Heads, 1, Write, Gates, T, A>(state, stride, i, columns, write, reads, reads_pitch, sums, sums_pitch);
+    step_row_block<Heads, 1, Write, Gates, T, A>(state, stride, i, columns, write, reads, reads_pitch, sums,
+                                                 sums_pitch);
 }
 
 /// The same for the last, incomplete vector of columns, and any number of heads.
