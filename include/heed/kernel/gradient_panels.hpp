@@ -7,9 +7,9 @@ HEED_ARCH_BEGIN
 namespace detail {
 
 /// weights[j][lane] = 2^(start[lane] + k_j . q_lane) for `count` keys: probabilities, if start is -lse.
-template <int Vectors, class T, class A>
-HEED_NOINLINE void probability_panel(strided_rows<const T> keys, int count, const T* queries, index_t features,
-                                     const T* start, T* weights) noexcept {
+template <int Vectors, class T, class A, class Rows>
+HEED_NOINLINE void probability_panel(Rows keys, int count, const T* queries, index_t features, const T* start,
+                                     T* weights) noexcept {
   using P = pack<T, A>;
   row_products<Vectors, T, A>(keys, count, queries, features, {start, nullptr}, [&](index_t j, int v, P z) {
     exp2_bounded<precision::weight>(z).store_aligned(weights + j * tile_shape<T, A>::queries + v * P::lanes);
@@ -17,9 +17,9 @@ HEED_NOINLINE void probability_panel(strided_rows<const T> keys, int count, cons
 }
 
 /// gradients[j][lane] = weights[j][lane] (start[lane] + v_j . dout_lane) for `count` values.
-template <int Vectors, class T, class A>
-HEED_NOINLINE void logit_gradient_panel(strided_rows<const T> values, int count, const T* upstream, index_t features,
-                                        const T* start, const T* weights, T* gradients) noexcept {
+template <int Vectors, class T, class A, class Rows>
+HEED_NOINLINE void logit_gradient_panel(Rows values, int count, const T* upstream, index_t features, const T* start,
+                                        const T* weights, T* gradients) noexcept {
   using P = pack<T, A>;
   row_products<Vectors, T, A>(values, count, upstream, features, {start, nullptr}, [&](index_t j, int v, P c) {
     const index_t at = j * tile_shape<T, A>::queries + v * P::lanes;

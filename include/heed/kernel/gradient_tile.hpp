@@ -190,7 +190,7 @@ class gradient_tile {
     const bool fused = may_fuse && chain.plain() && bias == nullptr && run.masked == 0;
     T* const weights = buffers_->scores;
     T* const gradients = buffers_->gradients;
-    block.for_keys(run.part.first, run.part.count, [&](strided_rows<const T> rows, int count, int row) {
+    block.for_keys(run.part.first, run.part.count, [&](auto rows, int count, int row) {
       for_blocks<T, A>(run.part.low, run.part.high, [&](auto vectors, int v) {
         constexpr int n = decltype(vectors)::value;
         const T* const queries = queries_ + v * width;
@@ -205,7 +205,7 @@ class gradient_tile {
                                to, chain);
       });
     });
-    block.for_values(run.part.first, run.part.count, [&](strided_rows<const T> rows, int count, int row) {
+    block.for_values(run.part.first, run.part.count, [&](auto rows, int count, int row) {
       for_blocks<T, A>(run.part.low, run.part.high, [&](auto vectors, int v) {
         constexpr int n = decltype(vectors)::value;
         const T* const upstream = upstream_ + v * width;
@@ -306,7 +306,7 @@ class gradient_tile {
   void add_by_pairs(const key_block<Source, T, A>& block, tile_part part, const PairScore& score,
                     double* learned) noexcept {
     clear_idle_lanes(part);
-    block.for_keys(part.first, part.count, [&](strided_rows<const T> rows, int count, int row) {
+    block.for_keys(part.first, part.count, [&](auto rows, int count, int row) {
       score.template differentiate<T, A>(rows, count, queries_, buffers_->features, part.low, part.high,
                                          buffers_->gradients + row * pitch, query_gradients_,
                                          buffers_->key_sums + row * buffers_->key_pitch, buffers_->key_pitch, learned);
@@ -341,7 +341,7 @@ class gradient_tile {
 
   template <class Source>
   void add_to_queries(const key_block<Source, T, A>& block, tile_part part, bool one_by_one) noexcept {
-    block.for_keys(part.first, part.count, [&](strided_rows<const T> rows, int count, int row) {
+    block.for_keys(part.first, part.count, [&](auto rows, int count, int row) {
       for_blocks<T, A>(part.low, part.high, [&](auto vectors, int v) {
         const T* const gradients = buffers_->gradients + row * pitch + v * width;
         if (one_by_one)

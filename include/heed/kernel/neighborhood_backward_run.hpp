@@ -35,9 +35,9 @@ struct neighborhood_gradient_workspace {
   using T = accumulator_t<S>;
   using shape = tile_shape<T, A>;
 
-  neighborhood_gradient_workspace(scratch_cursor& memory, index_t features, index_t value_features, bool copies,
-                                  index_t table_size, bool by_bias, index_t sums_size) noexcept
-      : buffers(memory, features, value_features, copies, table_size > 0),
+  neighborhood_gradient_workspace(scratch_cursor& memory, index_t features, index_t value_features, index_t table_size,
+                                  bool by_bias, index_t sums_size) noexcept
+      : buffers(memory, features, value_features, !std::is_same_v<S, T>, table_size > 0),
         tile(memory, buffers),
         q(memory.take<S>(shape::queries * features)),
         out(memory.take<S>(shape::queries * value_features)),
@@ -142,7 +142,6 @@ class neighborhood_backward_run {
     return {cursor,
             keys_.features(),
             keys_.value_features(),
-            keys_.copies(cut_),
             keys_.bias.extent(1),
             static_cast<bool>(rows_.dbias),
             same_type || parts_ > 1 ? 0 : sums_of_head()};
@@ -225,7 +224,8 @@ class neighborhood_backward_run {
       tile.load_block(first, block);
       if (keys_.bias)
         expand_bias(entries, tile, block, space.table, static_cast<int>(keys_.bias.extent(1)), space.buffers.bias);
-      visit(block, rows_of_block(tile, block, k, v, space.buffers), keys_.bias ? space.buffers.bias : nullptr);
+      with_rows_of_block(tile, block, k, v,
+                         [&](const auto& source) { visit(block, source, keys_.bias ? space.buffers.bias : nullptr); });
     }
   }
 
@@ -234,14 +234,16 @@ class neighborhood_backward_run {
     const gradient_buffers<T, A>& buffers = space.buffers;
     load_tile(space, tile, batch, head);
     // Sums of a block, to the rows that `row` tells.
-    const auto absorb = [&](const dense_source<T>& source, const neighborhood_view<T, A>& mask, const T* bias,
-                            bool partial, const gradient_target<T>& to, const auto& row) {
+    const auto absorb = [&](const auto& source, const neighborhood_view<T, A>& mask, const T* bias, bool partial,
+                            const gradient_target<T>& to, const auto& row) {
       const int count = static_cast<int>(source.count);
-      const key_block<dense_source<T>, T, A> keys(source, 0, count, buffers);
+      const key_block<std::remove_cvref_t<decltype(source)>, T, A> keys(source, 0, count, buffers);
       std::fill_n(buffers.key_sums, count * buffers.key_pitch, T(0));
       std::fill_n(buffers.value_sums, count * buffers.value_pitch, T(0));
-      const bool finite =
-          all_finite<T, A>(strided_rows<const T>{source.key_data, source.key_stride}, count, keys_.features());
+      bool finite = true;
+      keys.for_keys(0, count, [&](auto rows, int some, int) {
+        finite = finite && all_finite<T, A>(rows, some, keys_.features());
+      });
       space.tile.absorb(keys, place(batch, head), finite, bias, T(0), partial, mask, chain_, nullptr);
       for (int j = 0; j < count; ++j) {
         add_rows<T, A>(buffers.key_sums + j * buffers.key_pitch, 0, static_cast<T>(rows_.scale),
@@ -253,12 +255,11 @@ class neighborhood_backward_run {
     if (keys_.k_extra) {
       const auto k = keys_.k_extra[batch][head / heads_], v = keys_.v_extra[batch][head / heads_];
       neighborhood_block<T, A> none;
-      for (index_t first = 0; first < extra_keys(); first += shape::keys)
-        absorb(
-            rows_of_extra(first, static_cast<int>(std::min<index_t>(shape::keys, extra_keys() - first)), k, v, buffers),
-            {tile, none}, nullptr, false, extra, [&](int j) { return first + j; });
+      for_blocks_of_extra<T, A>(k, v, [&](const auto& source, index_t first) {
+        absorb(source, {tile, none}, nullptr, false, extra, [&](int j) { return first + j; });
+      });
     }
-    for_blocks_of(space, tile, batch, head, [&](const auto& block, const dense_source<T>& source, const T* bias) {
+    for_blocks_of(space, tile, batch, head, [&](const auto& block, const auto& source, const T* bias) {
       absorb(source, {tile, block}, bias, true, target, [&](int j) { return block.token[j]; });
     });
     space.tile.store(space.q, keys_.features(), static_cast<T>(rows_.scale));
@@ -283,8 +284,8 @@ class neighborhood_backward_run {
                            index_t head) const noexcept {
     load_tile(space, tile, batch, head);
     const neighborhood_entries<T, A> entries(cut_, tile, true);
-    for_blocks_of(space, tile, batch, head, [&](const auto& block, const dense_source<T>& source, const T* bias) {
-      const key_block<dense_source<T>, T, A> keys(source, 0, block.count, space.buffers);
+    for_blocks_of(space, tile, batch, head, [&](const auto& block, const auto& source, const T* bias) {
+      const key_block<std::remove_cvref_t<decltype(source)>, T, A> keys(source, 0, block.count, space.buffers);
       const neighborhood_view<T, A> mask{tile, block};
       space.tile.template differentiate_logits<0>(
           keys, place(batch, head), bias, T(0), true, mask, chain_, [&](tile_part part) {

@@ -135,40 +135,23 @@ class neighborhood_forward_run {
     const index_t group = head / (rows_.q.extent(1) / keys_.k.extent(1));
     neighborhood_block<T, A> block;
     const neighborhood_view<T, A> mask{tile, block};
-    // Keys are read where they are.
-    const S *keys[shape::keys], *values[shape::keys];
-    const auto absorb_source = [&](const auto& source, const T* bias, bool partial) {
+    const auto absorb = [&](const auto& source, const T* bias, bool partial) {
       const key_block<std::remove_cvref_t<decltype(source)>, T, A> rows(source, 0, static_cast<int>(source.count),
                                                                         space.buffers);
       space.tile.absorb(rows, {static_cast<int>(batch), static_cast<int>(head), 0, 0}, bias, T(0), partial, ahead, mask,
                         chain_);
     };
-    const auto absorb = [&](int count, const T* bias, bool partial) {
-      absorb_source(pointed_source<S>{keys, values, count}, bias, partial);
-    };
-    if (keys_.k_extra) {
-      const auto k = keys_.k_extra[batch][group], v = keys_.v_extra[batch][group];
-      for (index_t first = 0; first < k.extent(0); first += shape::keys) {
-        const int count = static_cast<int>(std::min<index_t>(shape::keys, k.extent(0) - first));
-        for (int j = 0; j < count; ++j) keys[j] = &k(first + j, 0), values[j] = &v(first + j, 0);
-        absorb(count, nullptr, false);
-      }
-    }
+    if (keys_.k_extra)
+      for_blocks_of_extra<T, A>(keys_.k_extra[batch][group], keys_.v_extra[batch][group],
+                                [&](const auto& source, index_t) { absorb(source, nullptr, false); });
     const auto k = keys_.k[batch][group], v = keys_.v[batch][group];
     const neighborhood_entries<T, A> entries(cut_, tile, static_cast<bool>(keys_.bias));
     for (int first = 0; first < tile.keys(); first += shape::keys) {
       tile.load_block(first, block);
       if (keys_.bias)
         expand_bias(entries, tile, block, space.table, static_cast<int>(keys_.bias.extent(1)), space.buffers.bias);
-      const T* const bias = keys_.bias ? space.buffers.bias : nullptr;
-      if (tile.in_line()) {
-        absorb_source(dense_source<S>{&k(block.token[0], 0), &v(block.token[0], 0), k.stride(0) * tile.distance(),
-                                      v.stride(0) * tile.distance(), block.count},
-                      bias, true);
-        continue;
-      }
-      for (int j = 0; j < block.count; ++j) keys[j] = &k(block.token[j], 0), values[j] = &v(block.token[j], 0);
-      absorb(block.count, bias, true);
+      with_rows_of_block(tile, block, k, v,
+                         [&](const auto& source) { absorb(source, keys_.bias ? space.buffers.bias : nullptr, true); });
     }
   }
 

@@ -21,12 +21,6 @@ struct neighborhood_keys {
 
   index_t features() const noexcept { return k.extent(3); }
   index_t value_features() const noexcept { return v.extent(3); }
-
-  /// Whether keys of the grid are copied before they are used.
-  template <class T, class A>
-  bool copies(const neighborhood_cut<T, A>& cut) const noexcept {
-    return !std::is_same_v<S, T> || cut.side[1].line.length() > 1 || cut.side[2].line.length() > 1;
-  }
 };
 
 /// Copies a row as vectors: rows are short, and calls of memcpy would cost more than they do.
@@ -74,49 +68,26 @@ void scatter_rows(const neighborhood_tile<T, A>& tile, const S* from, const view
     if (tile.live(lane)) copy_row(from + lane * features, &rows(tile.token(lane), 0), features);
 }
 
-/// `count` rows as numbers: row j is `row(j)`, copied to the worker's memory.
-template <class T, class A, class KeyRow, class ValueRow>
-dense_source<T> copied_rows(int count, const tile_buffers<T, A>& buffers, const KeyRow& key,
-                            const ValueRow& value) noexcept {
-  const index_t d = buffers.features, e = buffers.value_features;
-  const index_t key_pitch = conflict_free_pitch<T>(d), value_pitch = conflict_free_pitch<T>(e);
-  const auto copy = [&](const auto& row, index_t features, T* to, index_t pitch) {
-    constexpr int ahead = 16;
-    for (int j = 0; j < count; ++j) {
-      if (j + ahead < count) prefetch_row<0>(row(j + ahead), features);
-      if constexpr (std::is_same_v<decltype(row(j)), const T*>)
-        copy_row(row(j), to + j * pitch, features);
-      else
-        convert_row<T, A>(row(j), to + j * pitch, features);
-    }
-  };
-  copy(key, d, buffers.keys, key_pitch);
-  copy(value, e, buffers.values, value_pitch);
-  return {buffers.keys, buffers.values, key_pitch, value_pitch, count};
+/// Calls use(source) for the keys of a block: at one distance from each other, or wherever each is.
+template <class T, class A, class S, class Use>
+void with_rows_of_block(const neighborhood_tile<T, A>& tile, const neighborhood_block<T, A>& block,
+                        const view<const S, 2>& k, const view<const S, 2>& v, const Use& use) noexcept {
+  if (tile.in_line())
+    return use(dense_source<S>{&k(block.token[0], 0), &v(block.token[0], 0), k.stride(0) * tile.distance(),
+                               v.stride(0) * tile.distance(), block.count});
+  const S *keys[tile_shape<T, A>::keys], *values[tile_shape<T, A>::keys];
+  for (int j = 0; j < block.count; ++j) keys[j] = &k(block.token[j], 0), values[j] = &v(block.token[j], 0);
+  use(pointed_source<S>{keys, values, block.count});
 }
 
-/// The keys of a block, in place if they are at one distance from each other.
-template <class T, class A, class S>
-dense_source<T> rows_of_block(const neighborhood_tile<T, A>& tile, const neighborhood_block<T, A>& block,
-                              const view<const S, 2>& k, const view<const S, 2>& v,
-                              const tile_buffers<T, A>& buffers) noexcept {
-  if constexpr (std::is_same_v<S, T>)
-    if (tile.in_line())
-      return {&k(block.token[0], 0), &v(block.token[0], 0), k.stride(0) * tile.distance(),
-              v.stride(0) * tile.distance(), block.count};
-  return copied_rows(
-      block.count, buffers, [&](int j) { return &k(block.token[j], 0); }, [&](int j) { return &v(block.token[j], 0); });
-}
-
-/// Keys [first, first + count) of those that every query sees.
-template <class T, class A, class S>
-dense_source<T> rows_of_extra(index_t first, int count, const view<const S, 2>& k, const view<const S, 2>& v,
-                              const tile_buffers<T, A>& buffers) noexcept {
-  if constexpr (std::is_same_v<S, T>)
-    return {&k(first, 0), &v(first, 0), k.stride(0), v.stride(0), count};
-  else
-    return copied_rows(
-        count, buffers, [&](int j) { return &k(first + j, 0); }, [&](int j) { return &v(first + j, 0); });
+/// Calls use(source, first) for blocks of the keys that every query sees.
+template <class T, class A, class S, class Use>
+void for_blocks_of_extra(const view<const S, 2>& k, const view<const S, 2>& v, const Use& use) noexcept {
+  constexpr index_t most = tile_shape<T, A>::keys;
+  for (index_t first = 0; first < k.extent(0); first += most)
+    use(dense_source<S>{&k(first, 0), &v(first, 0), k.stride(0), v.stride(0),
+                        std::min<index_t>(most, k.extent(0) - first)},
+        first);
 }
 
 /// Numbers of the entries of a table of relative positions, which are differences of one number a key and one a lane.

@@ -236,7 +236,7 @@ class slot_forward_chunks {
       }
       softmax_over_slots<T, A>(space.reads, span.count, call_.slots());
       copy_rows<T, A>(row_span<const T>(space.reads), 0, span.count, call_.slots(), space.faded_reads,
-                      [&](index_t t, index_t m, P x) { return x * decay.template until_at<A>(t, m); });
+                      [until = decay.until](index_t t, index_t m, P x) { return x * P::load_aligned(until[t] + m); });
       if (decay.mild)
         lower_products<T, A>(space.faded_reads, space.slot_panels, rows, space.weights, space.ahead);
       else

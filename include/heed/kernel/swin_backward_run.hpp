@@ -76,7 +76,7 @@ class swin_backward_run {
   struct workspace {
     workspace(std::byte* base, const swin_backward_run& run) noexcept
         : memory(base),
-          buffers(memory, run.call_.features(), run.call_.value_features(), true, false),
+          buffers(memory, run.call_.features(), run.call_.value_features(), !std::is_same_v<S, T>, false),
           q(take_rows<T>(memory, shape::queries, run.call_.features())),
           out(take_rows<T>(memory, shape::queries, run.call_.value_features())),
           dout(take_rows<T>(memory, shape::queries, run.call_.value_features())),
@@ -196,11 +196,13 @@ class swin_backward_run {
     const T* const bias = biases_.of(c, h);
     for (index_t key = 0; key < pairs.keys; key += shape::keys) {
       const int count = static_cast<int>(std::min<index_t>(shape::keys, pairs.keys - key));
-      const key_block<window_source<S>, T, A> block(source, key, count, buffers);
+      const S *keys[shape::keys], *values[shape::keys];
+      const pointed_source<S> listed = source.list(key, count, keys, values);
+      const key_block<pointed_source<S>, T, A> block(listed, 0, count, buffers);
       std::fill_n(buffers.key_sums, count * buffers.key_pitch, T(0));
       std::fill_n(buffers.value_sums, count * buffers.value_pitch, T(0));
       bool finite_keys = true;
-      block.for_keys(0, count, [&](strided_rows<const T> rows, int some, int) {
+      block.for_keys(0, count, [&](auto rows, int some, int) {
         finite_keys = finite_keys && all_finite<T, A>(rows, some, call_.features());
       });
       for (int i = 0; i < tiles; ++i) {

@@ -163,8 +163,7 @@ class swin_forward_run {
       for (index_t key = 0; key < pairs.keys; key += shape::keys) {
         const int count = static_cast<int>(std::min<index_t>(shape::keys, pairs.keys - key));
         const S *keys[shape::keys], *values[shape::keys];
-        source.list(key, count, keys, values);
-        const pointed_source<S> listed{keys, values, count};
+        const pointed_source<S> listed = source.list(key, count, keys, values);
         absorb(key_block<pointed_source<S>, T, A>(listed, 0, count, space.buffers), key);
       }
     };

@@ -190,24 +190,15 @@ struct window_source {
   index_t value_stride;
   const S* missing_key;
   const S* missing_value;
-  index_t features, value_features;
   const index_t* tokens;  // or -1
-  index_t count;
 
   const S* key(index_t j) const noexcept { return tokens[j] < 0 ? missing_key : keys + tokens[j] * key_stride; }
   const S* value(index_t j) const noexcept { return tokens[j] < 0 ? missing_value : values + tokens[j] * value_stride; }
 
-  /// Where keys [first, first + some) are, and their values.
-  void list(index_t first, int some, const S** keys_at, const S** values_at) const noexcept {
+  /// Keys [first, first + some) and their values, in lists of the caller's.
+  pointed_source<S> list(index_t first, int some, const S** keys_at, const S** values_at) const noexcept {
     for (int i = 0; i < some; ++i) keys_at[i] = key(first + i), values_at[i] = value(first + i);
-  }
-  template <class T, class A>
-  void load_keys(index_t first, int some, T* to, index_t pitch) const noexcept {
-    for (int i = 0; i < some; ++i) convert_row<T, A>(key(first + i), to + i * pitch, features);
-  }
-  template <class T, class A>
-  void load_values(index_t first, int some, T* to, index_t pitch) const noexcept {
-    for (int i = 0; i < some; ++i) convert_row<T, A>(value(first + i), to + i * pitch, value_features);
+    return {keys_at, values_at, some};
   }
 };
 
@@ -219,10 +210,7 @@ window_source<S> source_of(const swin_call<S>& call, index_t b, index_t g, const
           call.v.stride(2),
           call.pads() ? &call.k_pad(g, 0) : nullptr,
           call.pads() ? &call.v_pad(g, 0) : nullptr,
-          call.features(),
-          call.value_features(),
-          window.keys,
-          call.keys_of(window.of_class)};
+          window.keys};
 }
 
 }  // namespace detail
