@@ -70,10 +70,14 @@ struct chunk_decay {
     return pack<T, A>::load_aligned(after[t] + i);
   }
 
+  /// What takes products that nobody reads.
+  struct nowhere {};
+
   /// From gate(t, i), the gates of a vector of features of token t, for some features. What read(t, i, product) and
   /// write(t, i, product) make of the products is what `until` and `after` hold in the end: the products themselves, or
-  /// rows times them, which spares a pass. The three are copied, and should hold what they need by value: the compiler
-  /// must take it that vectors that are stored may change anything they refer to.
+  /// rows times them, which spares a pass; with nowhere{} in place of `read`, `until` is not made. The three are copied,
+  /// and should hold what they need by value: the compiler must take it that vectors that are stored may change anything
+  /// they refer to.
   template <class A, class Gate, class Read, class Write>
   HEED_NOINLINE void multiply(index_t count, index_range features, Gate gate, Read read, Write write) noexcept {
     using P = pack<T, A>;
@@ -89,24 +93,26 @@ struct chunk_decay {
       for (index_t t = 0; t < count; ++t)
         for_each_of([&](int, index_t i) { gate(t, i).store_aligned(to_after[t] + i); });
       P product[some];
+      if constexpr (!std::is_same_v<Read, nowhere>) {
+        for (int v = 0; v < some; ++v) product[v] = P(T(1));
+        for (index_t t = 0; t < count; ++t)
+          for_each_of([&](int v, index_t i) {
+            product[v] = decayed(product[v] * P::load_aligned(to_after[t] + i));
+            read(t, i, product[v]).store_aligned(to_until[t] + i);
+          });
+      }
       for (int v = 0; v < some; ++v) product[v] = P(T(1));
-      for (index_t t = 0; t < count; ++t)
-        for_each_of([&](int v, index_t i) {
-          product[v] = decayed(product[v] * P::load_aligned(to_after[t] + i));
-          read(t, i, product[v]).store_aligned(to_until[t] + i);
-        });
-      for_each_of([&](int v, index_t i) {
-        mild = mild && !any(product[v] < P(mild_decay<T>));
-        product[v].store_aligned(total + i);
-        (P(T(1)) / product[v]).store_aligned(inverse + i);
-        product[v] = P(T(1));
-      });
       for (index_t t = count - 1; t >= 0; --t)
         for_each_of([&](int v, index_t i) {
           const P a = P::load_aligned(to_after[t] + i);
           write(t, i, product[v]).store_aligned(to_after[t] + i);
           product[v] = decayed(product[v] * a);
         });
+      for_each_of([&](int v, index_t i) {
+        mild = mild && !any(product[v] < P(mild_decay<T>));
+        product[v].store_aligned(total + i);
+        (P(T(1)) / product[v]).store_aligned(inverse + i);
+      });
     };
     // Several vectors at a time: each is a chain of multiplications.
     int first = static_cast<int>(features.low / P::lanes);

@@ -32,11 +32,10 @@ struct gated_writes {
   template <class S, class Gate>
   void prepare(row_span<const S> rows, index_t tokens, const Gate& gate) noexcept {
     count = tokens;
-    decay.template multiply<A>(
-        count, {0, features}, gate, [](index_t, index_t, P product) { return product; },
-        [rows, of_row = features](index_t t, index_t i, P product) {
-          return load_within<T, A>(rows[t], i, of_row) * product;
-        });
+    decay.template multiply<A>(count, {0, features}, gate, typename chunk_decay<T>::nowhere{},
+                               [rows, of_row = features](index_t t, index_t i, P product) {
+                                 return load_within<T, A>(rows[t], i, of_row) * product;
+                               });
     left = decay.after;
   }
   /// The same for gradients too.

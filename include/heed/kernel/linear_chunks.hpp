@@ -235,42 +235,49 @@ class linear_forward_chunks {
 
   explicit linear_forward_chunks(const typename Rows::call_type& call) noexcept : call_(call), rows_(call) {}
 
-  struct workspace {
-    workspace(const linear_forward_chunks& op, scratch_cursor& memory) noexcept : rows(op.rows_, memory, op.chunk()) {
-      const index_t tokens = op.chunk(), features = op.rows_.features(), value_features = op.call_.value_features();
-      if constexpr (!Rows::weighs) {
-        query_copies = take_rows<T>(memory, tokens, features);
-        key_copies = take_rows<T>(memory, tokens, features);
-        panels = take_panels<T, A>(memory, tokens, features);
-      }
-      weights = take_rows<T>(memory, tokens, tokens);
-      if constexpr (Kind == gate_kind::feature) {
-        decay = chunk_decay<T>(memory, tokens, features);
-        faded_keys = take_rows<T>(memory, tokens, features);
-      }
+  /// What prepare makes of a chunk.
+  struct prepared {
+    prepared(const linear_forward_chunks& op, scratch_cursor& memory) noexcept : rows(op.rows_, memory, op.chunk()) {
+      const index_t tokens = op.chunk(), features = op.rows_.features();
+      if constexpr (!Rows::weighs) key_copies = take_rows<T>(memory, tokens, features);
+      if constexpr (Kind == gate_kind::feature) decay = chunk_decay<T>(memory, tokens, features);
       if constexpr (Kind == gate_kind::token) {
         token = token_decay<T>(memory, tokens);
-        faded_values = take_rows<T>(memory, tokens, value_features);
+        faded_values = take_rows<T>(memory, tokens, op.call_.value_features());
       }
+    }
+
+    typename Rows::workspace rows;
+    row_span<T> key_copies, faded_values;
+    chunk_decay<T> decay;
+    token_decay<T> token;
+    row_span<const T> keys;
+    index_t count = 0;
+  };
+
+  struct workspace {
+    workspace(const linear_forward_chunks& op, scratch_cursor& memory) noexcept {
+      const index_t tokens = op.chunk(), features = op.rows_.features();
+      if constexpr (!Rows::weighs) {
+        query_copies = take_rows<T>(memory, tokens, features);
+        panels = take_panels<T, A>(memory, tokens, features);
+      }
+      if constexpr (Kind == gate_kind::feature) faded_keys = take_rows<T>(memory, tokens, features);
+      weights = take_rows<T>(memory, tokens, tokens);
       // Products leave what is above their diagonal alone, and others read some of it.
       if (weights.data != nullptr) std::fill_n(weights.data, tokens * weights.stride, T(0));
     }
 
-    typename Rows::workspace rows;
-    row_span<T> query_copies, key_copies, faded_keys, faded_values;
+    row_span<T> query_copies, faded_keys;
     row_panels<T> panels;
     row_span<T> weights;
-    chunk_decay<T> decay;
-    token_decay<T> token;
-    row_span<const T> keys;
     prefetcher ahead;
-    index_t count = 0;
   };
 
   stream_numbering streams() const noexcept { return call_.streams(); }
   index_t chunk() const noexcept { return call_.chunk_tokens(); }
   index_t queries_of(const recurrence_stream& stream) const noexcept { return call_.queries_of(stream); }
-  index_t gated_features() const noexcept { return rows_.features(); }
+  index_t features() const noexcept { return rows_.features(); }
   index_t pitch() const noexcept { return conflict_free_pitch<T>(rows_.columns()); }
   index_t state_size() const noexcept { return rows_.features() * pitch() + rows_.extra_numbers(); }
 
@@ -286,116 +293,93 @@ class linear_forward_chunks {
       for (index_t i = 0; i < before; ++i) rows_.clear(stream, stream.first_head + h, i);
   }
 
-  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, index_range features,
-               const T* state) const noexcept {
-    space.count = span.count;
-    rows_.prepare(space.rows, stream, span, features, state + rows_.features() * pitch());
-    const auto keys = rows_.keys(space.rows, stream, span);
+  void prepare(prepared& ready, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
+    prepare_rows(ready, stream, span, all_features(), state);
     if constexpr (Kind == gate_kind::feature) {
-      const auto written = [keys, of_row = call_.features()](index_t t, index_t i, P product) {
-        return load_within<T, A>(keys[t], i, of_row) * product;
-      };
-      const index_range seen = call_.tokens_of_queries(stream, span);
       if (stream.heads == 1) {
+        const index_range seen = call_.tokens_of_queries(stream, span);
         const auto queries =
-            rows_.queries(space.rows, stream, stream.first_head, call_.first_query(span), seen.low, seen.high);
-        space.decay.template multiply<A>(
-            span.count, features, gates(space, stream, span),
-            [queries, seen, of_row = call_.features()](index_t t, index_t i, P product) {
-              if (t < seen.low || t >= seen.high) return product;
-              return load_within<T, A>(queries[t], i, of_row) * product;
-            },
-            written);
-      } else {
-        space.decay.template multiply<A>(
-            span.count, features, gates(space, stream, span), [](index_t, index_t, P product) { return product; },
-            written);
+            rows_.queries(ready.rows, stream, stream.first_head, call_.first_query(span), seen.low, seen.high);
+        const auto read = [queries, seen, of_row = call_.features()](index_t t, index_t i, P product) {
+          if (t < seen.low || t >= seen.high) return product;
+          return load_within<T, A>(queries[t], i, of_row) * product;
+        };
+        return prepare_writes(ready, stream, span, all_features(), read);
       }
-      space.keys = space.decay.after;
-    } else {
-      space.keys = rows_for_scalars<T, A>(keys, 0, span.count, call_.features(), space.key_copies);
     }
-    if constexpr (Kind == gate_kind::token) {
-      if (call_.constant())
-        space.token.repeat(span.count, call_.token_log_gate(stream, span.first));
-      else
-        space.token.template multiply<A>(span.count, token_log_gates(stream, span));
-      copy_rows<T, A>(space.rows.values, 0, span.count, rows_.columns(), space.faded_values,
-                      [after = space.token.after](index_t t, index_t, P x) { return x * P(after[t]); });
-    }
+    prepare_writes(ready, stream, span, all_features(), [](index_t, index_t, P product) { return product; });
   }
 
-  void attend(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
+  void attend(workspace& space, prepared& ready, const recurrence_stream& stream, chunk_span span,
+              const T* state) const noexcept {
     const auto [begin, end] = call_.tokens_of_queries(stream, span);
     if (begin == end) return;
     if constexpr (Rows::weighs)
-      rows_.prepare_weights(space.rows, span.count);
+      rows_.prepare_weights(ready.rows, span.count);
     else if constexpr (Kind == gate_kind::feature)
-      transpose_rows<T, A>(space.keys, span.count, space.panels, [&](index_t d) { return P(space.decay.inverse[d]); });
+      transpose_rows<T, A>(ready.keys, span.count, space.panels, [&](index_t d) { return P(ready.decay.inverse[d]); });
     else
-      transpose_rows<T, A>(space.keys, span.count, space.panels, [](index_t) { return P(T(1)); });
-    call_next(space, stream, span);
+      transpose_rows<T, A>(ready.keys, span.count, space.panels, [](index_t) { return P(T(1)); });
     const row_span<const T> weights = space.weights;
     const P scale(static_cast<T>(call_.scale));
     for (index_t h = 0; h < stream.heads; ++h) {
       const index_t head = stream.first_head + h, first = call_.first_query(span);
-      const auto queries = rows_.queries(space.rows, stream, head, first, begin, end);
-      const auto out = rows_.outputs(space.rows, stream, head, first);
+      const auto queries = rows_.queries(ready.rows, stream, head, first, begin, end);
+      const auto out = rows_.outputs(ready.rows, stream, head, first);
       row_span<const T> faded = space.query_copies;
       if constexpr (Kind == gate_kind::feature) {
         if (stream.heads == 1)
-          faded = space.decay.until;
+          faded = ready.decay.until;
         else
           copy_rows<T, A>(
               queries, begin, end, call_.features(), space.query_copies,
-              [until = space.decay.until](index_t t, index_t i, P x) { return x * P::load_aligned(until[t] + i); });
+              [until = ready.decay.until](index_t t, index_t i, P x) { return x * P::load_aligned(until[t] + i); });
       } else
         faded = rows_for_scalars<T, A>(queries, begin, end, call_.features(), space.query_copies);
       if constexpr (Rows::weighs)
-        rows_.weigh(space.rows, {begin, end}, space.weights, space.ahead);
-      else if (Kind != gate_kind::feature || space.decay.mild)
+        rows_.weigh(ready.rows, {begin, end}, space.weights, space.ahead);
+      else if (Kind != gate_kind::feature || ready.decay.mild)
         lower_products<T, A>(faded, space.panels, {begin, end}, space.weights, space.ahead);
       else
-        weigh_carefully(space, stream, span, queries, begin, end);
-      if constexpr (Kind == gate_kind::token) space.token.template fade<A>(space.weights, begin, end);
+        weigh_carefully(space, ready, stream, span, queries, begin, end);
+      if constexpr (Kind == gate_kind::token) ready.token.template fade<A>(space.weights, begin, end);
       sum_products<T, A>(
           {begin, end}, {0, rows_.columns()}, times(faded, {state, pitch()}, rows_.features()),
           [&](index_t t, int, P sum) {
             if constexpr (Kind == gate_kind::token)
-              return sum * P(space.token.until[t]);
+              return sum * P(ready.token.until[t]);
             else
               return sum;
           },
-          times<band::lower>(weights, space.rows.values, span.count),
+          times<band::lower>(weights, ready.rows.values, span.count),
           [out, scale](index_t t, int v, P sum) { (sum * scale).store(out[t] + v * P::lanes); }, space.ahead);
-      rows_.finish_outputs(space.rows, stream, head, first, begin, end);
+      rows_.finish_outputs(ready.rows, stream, head, first, begin, end);
     }
   }
 
-  void advance(workspace& space, const T* from, T* to, index_range features) const noexcept {
-    row_span<const T> values = space.rows.values;
-    if constexpr (Kind == gate_kind::token) values = space.faded_values;
-    sum_product<T, A>(
-        features, {0, rows_.columns()},
-        [&](index_t d, int v) {
-          const P before = P::load_aligned(from + d * pitch() + v * P::lanes);
-          if constexpr (Kind == gate_kind::feature)
-            return without_negligible(before * P(space.decay.total[d]));
-          else if constexpr (Kind == gate_kind::token)
-            return without_negligible(before * P(space.token.total));
-          else
-            return before;
-        },
-        transposed_times(space.keys, values, space.count),
-        [&](index_t d, int v, P sum) { sum.store_aligned(to + d * pitch() + v * P::lanes); }, space.ahead);
-    rows_.advance(space.rows, to + rows_.features() * pitch(), features);
+  void advance(workspace& space, const prepared& ready, const T* from, T* to) const noexcept {
+    advance(space, ready, from, to, all_features());
+  }
+
+  void write(workspace& space, prepared& ready, const recurrence_stream& stream, chunk_span span, index_range features,
+             const T* from, T* to) const noexcept {
+    prepare_rows(ready, stream, span, features, from);
+    prepare_writes(ready, stream, span, features, typename chunk_decay<T>::nowhere{});
+    call(space, stream, span.first + span.count, features, chunk_rows::written);
+    advance(space, ready, from, to, features);
+  }
+
+  /// Has the products that follow call the rows of a chunk from token `first` on.
+  void call(workspace& space, const recurrence_stream& stream, index_t first, chunk_rows wanted) const noexcept {
+    call(space, stream, first, all_features(), wanted);
   }
 
   /// Outputs of queries that see all that a state holds.
-  void read(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
+  void read(workspace& space, prepared& ready, const recurrence_stream& stream, chunk_span span,
+            const T* state) const noexcept {
     const bool nothing = stream.tokens == 0 && !call_.initial_state;
     const P scale(static_cast<T>(call_.scale));
-    rows_.prepare_reads(space.rows, state + rows_.features() * pitch());
+    rows_.prepare_reads(ready.rows, state + rows_.features() * pitch());
     space.ahead = {};
     for (index_t h = 0; h < stream.heads; ++h) {
       const index_t head = stream.first_head + h;
@@ -403,21 +387,72 @@ class linear_forward_chunks {
         for (index_t t = 0; t < span.count; ++t) rows_.clear(stream, head, span.first + t);
         continue;
       }
-      const auto queries = rows_for_scalars<T, A>(rows_.queries(space.rows, stream, head, span.first, 0, span.count), 0,
+      const auto queries = rows_for_scalars<T, A>(rows_.queries(ready.rows, stream, head, span.first, 0, span.count), 0,
                                                   span.count, call_.features(), space.query_copies);
-      const auto out = rows_.outputs(space.rows, stream, head, span.first);
+      const auto out = rows_.outputs(ready.rows, stream, head, span.first);
       sum_product<T, A>(
           {0, span.count}, {0, rows_.columns()}, [](index_t, int) { return P(T(0)); },
           times(queries, {state, pitch()}, rows_.features()),
           [out, scale](index_t t, int v, P sum) { (sum * scale).store(out[t] + v * P::lanes); }, space.ahead);
-      rows_.finish_outputs(space.rows, stream, head, span.first, 0, span.count);
+      rows_.finish_outputs(ready.rows, stream, head, span.first, 0, span.count);
     }
   }
 
  private:
+  index_range all_features() const noexcept { return {0, rows_.features()}; }
+
+  void prepare_rows(prepared& ready, const recurrence_stream& stream, chunk_span span, index_range features,
+                    const T* state) const noexcept {
+    ready.count = span.count;
+    rows_.prepare(ready.rows, stream, span, features, state + rows_.features() * pitch());
+  }
+
+  /// What some features of the state after a chunk take; gates multiply up to what `read` makes of them.
+  template <class Read>
+  void prepare_writes(prepared& ready, const recurrence_stream& stream, chunk_span span, index_range features,
+                      Read read) const noexcept {
+    const auto keys = rows_.keys(ready.rows, stream, span);
+    if constexpr (Kind == gate_kind::feature) {
+      ready.decay.template multiply<A>(span.count, features, gates(ready, stream, span), read,
+                                       [keys, of_row = call_.features()](index_t t, index_t i, P product) {
+                                         return load_within<T, A>(keys[t], i, of_row) * product;
+                                       });
+      ready.keys = ready.decay.after;
+    } else {
+      ready.keys = rows_for_scalars<T, A>(keys, 0, span.count, call_.features(), ready.key_copies);
+    }
+    if constexpr (Kind == gate_kind::token) {
+      if (call_.constant())
+        ready.token.repeat(span.count, call_.token_log_gate(stream, span.first));
+      else
+        ready.token.template multiply<A>(span.count, token_log_gates(stream, span));
+      copy_rows<T, A>(ready.rows.values, 0, span.count, rows_.columns(), ready.faded_values,
+                      [after = ready.token.after](index_t t, index_t, P x) { return x * P(after[t]); });
+    }
+  }
+
+  void advance(workspace& space, const prepared& ready, const T* from, T* to, index_range features) const noexcept {
+    row_span<const T> values = ready.rows.values;
+    if constexpr (Kind == gate_kind::token) values = ready.faded_values;
+    sum_product<T, A>(
+        features, {0, rows_.columns()},
+        [&](index_t d, int v) {
+          const P before = P::load_aligned(from + d * pitch() + v * P::lanes);
+          if constexpr (Kind == gate_kind::feature)
+            return without_negligible(before * P(ready.decay.total[d]));
+          else if constexpr (Kind == gate_kind::token)
+            return without_negligible(before * P(ready.token.total));
+          else
+            return before;
+        },
+        transposed_times(ready.keys, values, ready.count),
+        [&](index_t d, int v, P sum) { sum.store_aligned(to + d * pitch() + v * P::lanes); }, space.ahead);
+    rows_.advance(ready.rows, to + rows_.features() * pitch(), features);
+  }
+
   /// The gates of a vector of features of a token.
-  auto gates(const workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
-    return gate_rows<A>(rows_.log_gates(space.rows, stream, span), call_.features());
+  auto gates(const prepared& ready, const recurrence_stream& stream, chunk_span span) const noexcept {
+    return gate_rows<A>(rows_.log_gates(ready.rows, stream, span), call_.features());
   }
 
   /// Log gates of some tokens, from the span's t on.
@@ -429,30 +464,37 @@ class linear_forward_chunks {
     };
   }
 
-  /// Has products call the rows of the chunk after `span`.
-  void call_next(workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
-    const index_t next = span.first + span.count, count = std::min(span.count, stream.tokens - next);
+  void call(workspace& space, const recurrence_stream& stream, index_t first, index_range features,
+            chunk_rows wanted) const noexcept {
+    const index_t count = std::min(chunk(), stream.tokens - first);
     space.ahead = {};
-    if (count == 0) return;
-    const auto add = [&](const auto& tensor, index_t head, index_t first, index_t features) {
-      const auto rows = stream_rows(tensor, stream, head, first, call_.reverse);
-      space.ahead.add(rows.data, rows.stride, count, features);
+    if (count <= 0) return;
+    const auto add = [&](const auto& tensor, index_t head, index_t token, index_t numbers) {
+      const auto rows = stream_rows(tensor, stream, head, token, call_.reverse);
+      space.ahead.add(rows.data, rows.stride, count, numbers);
     };
-    if (call_.feature_gates) add(call_.feature_gates, stream.kv_head, next, call_.features());
-    add(call_.k, stream.kv_head, next, call_.features());
-    add(call_.v, call_.value_head(stream), next, call_.value_features());
-    for (index_t h = 0; h < stream.heads; ++h)
-      add(call_.q, call_.query_head(stream.first_head + h), call_.first_query({next, count}), call_.features());
-    const index_t tokens = span.count, vectors = vectors_of<T, A>(call_.value_features());
-    space.ahead.spread(stream.heads * tokens * (vectors_of<T, A>(tokens) / 2 + vectors) + call_.features() * vectors);
+    const bool reads_prepared = Kind == gate_kind::feature && stream.heads == 1;
+    const index_t vectors = vectors_of<T, A>(call_.value_features());
+    index_t work = 0;
+    if (wanted != chunk_rows::read) {
+      if (call_.feature_gates) add(call_.feature_gates, stream.kv_head, first, call_.features());
+      add(call_.k, stream.kv_head, first, call_.features());
+      add(call_.v, call_.value_head(stream), first, call_.value_features());
+      work += (features.high - features.low) * vectors;
+    }
+    if (reads_prepared ? wanted != chunk_rows::read : wanted != chunk_rows::written)
+      for (index_t h = 0; h < stream.heads; ++h)
+        add(call_.q, call_.query_head(stream.first_head + h), call_.first_query({first, count}), call_.features());
+    if (wanted != chunk_rows::written) work += stream.heads * count * (vectors_of<T, A>(count) / 2 + vectors);
+    space.ahead.spread(work);
   }
 
   /// Weights of a chunk that is not mild.
   template <class Q>
-  void weigh_carefully(workspace& space, const recurrence_stream& stream, chunk_span span, row_span<Q> queries,
-                       index_t begin, index_t end) const noexcept {
-    copy_rows<T, A>(rows_.keys(space.rows, stream, span), 0, span.count, call_.features(), space.faded_keys);
-    decay_downward<T, A>(span.count, call_.features(), space.faded_keys, gates(space, stream, span), [&](index_t t) {
+  void weigh_carefully(workspace& space, const prepared& ready, const recurrence_stream& stream, chunk_span span,
+                       row_span<Q> queries, index_t begin, index_t end) const noexcept {
+    copy_rows<T, A>(rows_.keys(ready.rows, stream, span), 0, span.count, call_.features(), space.faded_keys);
+    decay_downward<T, A>(span.count, call_.features(), space.faded_keys, gates(ready, stream, span), [&](index_t t) {
       if (t >= begin && t < end)
         weigh_faded<T, A>(queries[t], row_span<const T>(space.faded_keys), t, call_.features(), space.weights[t]);
     });

@@ -97,12 +97,29 @@ class slot_forward_chunks {
 
   explicit slot_forward_chunks(const slot_call<S>& call) noexcept : call_(call) {}
 
+  /// What prepare makes of a chunk.
+  struct prepared {
+    prepared(const slot_forward_chunks& op, scratch_cursor& memory) noexcept {
+      const index_t tokens = op.chunk(), slots = op.call_.slots();
+      key_copies = take_rows<T>(memory, tokens, op.call_.features());
+      value_copies = take_rows<T>(memory, tokens, op.call_.value_features());
+      decay = chunk_decay<T>(memory, tokens, slots);
+      if constexpr (controlled) control = controlled_writes<T>(memory, tokens, slots);
+    }
+
+    row_span<T> key_copies, value_copies;
+    /// [token][slot]: what the chunk leaves of a token's write.
+    row_span<T> written;
+    chunk_decay<T> decay;
+    controlled_writes<T> control;
+    row_span<const T> keys, values, strengths;
+    index_t count = 0;
+  };
+
   struct workspace {
     workspace(const slot_forward_chunks& op, scratch_cursor& memory) noexcept {
       const index_t tokens = op.chunk(), features = op.call_.features(), slots = op.call_.slots();
       query_copies = take_rows<T>(memory, tokens, features);
-      key_copies = take_rows<T>(memory, tokens, features);
-      value_copies = take_rows<T>(memory, tokens, op.call_.value_features());
       out_copies = take_rows<T>(memory, tokens, op.call_.value_features());
       faded = take_rows<T>(memory, tokens, slots);
       reads = take_rows<T>(memory, tokens, slots);
@@ -110,27 +127,21 @@ class slot_forward_chunks {
       key_panels = take_panels<T, A>(memory, tokens, features);
       slot_panels = take_panels<T, A>(memory, tokens, slots);
       weights = take_rows<T>(memory, tokens, tokens);
-      decay = chunk_decay<T>(memory, tokens, slots);
-      if constexpr (controlled) control = controlled_writes<T>(memory, tokens, slots);
       // Products leave what is above their diagonal alone, and others read some of it.
       if (weights.data != nullptr) std::fill_n(weights.data, tokens * weights.stride, T(0));
     }
 
-    row_span<T> query_copies, key_copies, value_copies, out_copies;
-    /// [token][slot]: what the chunk leaves of a token's write; a copy that fades; scores, then what they read.
-    row_span<T> written, faded, reads, faded_reads;
+    row_span<T> query_copies, out_copies;
+    /// [token][slot]: a copy of writes that fades; scores, then what they read.
+    row_span<T> faded, reads, faded_reads;
     row_panels<T> key_panels, slot_panels;
     row_span<T> weights;
-    chunk_decay<T> decay;
-    controlled_writes<T> control;
-    row_span<const T> keys, values, strengths;
     prefetcher ahead;
-    index_t count = 0;
   };
 
   stream_numbering streams() const noexcept { return call_.streams(); }
   index_t chunk() const noexcept { return call_.chunk_tokens(); }
-  index_t gated_features() const noexcept { return call_.slots(); }
+  index_t features() const noexcept { return call_.slots(); }
   index_t state_size() const noexcept {
     return slot_states<T>::size(call_.features(), call_.slots(), call_.value_features(), Writes);
   }
@@ -164,34 +175,18 @@ class slot_forward_chunks {
                   &call_.final_values(stream.sequence, stream.state_head, m, 0));
   }
 
-  void prepare(workspace& space, const recurrence_stream& stream, chunk_span span, index_range slots,
-               const T* state) const noexcept {
-    space.count = span.count;
-    const auto keys = stream_rows(call_.k, stream, stream.kv_head, span.first, false);
-    const auto values = stream_rows(call_.v, stream, stream.kv_head, span.first, false);
-    space.strengths = stream_rows(call_.strengths, stream, stream.kv_head, span.first, false);
-    if constexpr (controlled) {
-      space.control.template prepare<A>(space.strengths, span.count, states(state).sums, slots);
-      space.strengths = space.control.strengths;
-    }
-    space.decay.template multiply<A>(
-        span.count, slots, gates(space, stream, span), [](index_t, index_t, P product) { return product; },
-        [strengths = space.strengths, of_row = call_.slots()](index_t t, index_t m, P product) {
-          return load_within<T, A>(strengths[t], m, of_row) * product;
-        });
-    space.written = space.decay.after;
-    space.keys = rows_for_scalars<T, A>(keys, 0, span.count, call_.features(), space.key_copies);
-    space.values = rows_for_vectors<T, A>(values, 0, span.count, call_.value_features(), space.value_copies);
+  void prepare(prepared& ready, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
+    prepare(ready, stream, span, {0, call_.slots()}, state, [](index_t, index_t, P product) { return product; });
   }
 
-  void attend(workspace& space, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
+  void attend(workspace& space, const prepared& ready, const recurrence_stream& stream, chunk_span span,
+              const T* state) const noexcept {
     const slot_states<const T> before = states(state);
     const index_range rows{0, span.count}, slots{0, call_.slots()};
-    const auto& decay = space.decay;
-    transpose_rows<T, A>(space.keys, span.count, space.key_panels, [](index_t) { return P(T(1)); });
-    transpose_rows<T, A>(row_span<const T>(space.written), span.count, space.slot_panels,
+    const auto& decay = ready.decay;
+    transpose_rows<T, A>(ready.keys, span.count, space.key_panels, [](index_t) { return P(T(1)); });
+    transpose_rows<T, A>(row_span<const T>(ready.written), span.count, space.slot_panels,
                          [&](index_t m) { return P(decay.inverse[m]); });
-    call_next(space, stream, span);
     const row_span<const T> weights = space.weights;
     const P scale(static_cast<T>(call_.scale));
     for (index_t h = 0; h < stream.heads; ++h) {
@@ -206,7 +201,7 @@ class slot_forward_chunks {
         sum_products<T, A>(
             rows, slots, from_state,
             [&](index_t, int v, P sum) { return sum * P::load_aligned(decay.total + v * P::lanes); },
-            times<band::lower>(weights, space.written, span.count),
+            times<band::lower>(weights, ready.written, span.count),
             [&](index_t t, int v, P sum) {
               const index_t m = v * index_t(P::lanes);
               (sum * (decay.template until_at<A>(t, m) * P::load_aligned(decay.inverse + m)) * scale)
@@ -221,7 +216,7 @@ class slot_forward_chunks {
               (sum * decay.template until_at<A>(t, m) * scale).store_aligned(space.reads[t] + m);
             },
             space.ahead);
-        fade_writes(space, stream, span, [&](index_t t) {
+        fade_writes(space, ready, stream, span, [&](index_t t) {
           for (index_t j = 0; j <= t; ++j) {
             const P weight(weights[t][j] * static_cast<T>(call_.scale));
             for (index_t m = 0; m < call_.slots(); m += P::lanes)
@@ -240,37 +235,31 @@ class slot_forward_chunks {
       if (decay.mild)
         lower_products<T, A>(space.faded_reads, space.slot_panels, rows, space.weights, space.ahead);
       else
-        fade_writes(space, stream, span, [&](index_t t) {
+        fade_writes(space, ready, stream, span, [&](index_t t) {
           weigh_faded<T, A>(space.reads[t], row_span<const T>(space.faded), t, call_.slots(), space.weights[t]);
         });
       sum_products<T, A>(
           rows, {0, call_.value_features()}, times(row_span<const T>(space.faded_reads), before.values, call_.slots()),
-          [](index_t, int, P sum) { return sum; }, times<band::lower>(weights, space.values, span.count),
+          [](index_t, int, P sum) { return sum; }, times<band::lower>(weights, ready.values, span.count),
           [left](index_t t, int v, P sum) { sum.store(left[t] + v * P::lanes); }, space.ahead);
       leave_rows<T, A>(left, out, 0, span.count, call_.value_features());
     }
   }
 
-  void advance(workspace& space, const T* from, T* to, index_range slots) const noexcept {
-    const slot_states<const T> before = states(from);
-    const slot_states<T> after = states(to);
-    sum_product<T, A>(
-        {0, call_.features()}, slots,
-        [&](index_t d, int v) {
-          const index_t m = v * index_t(P::lanes);
-          return without_negligible(P::load_aligned(before.keys[d] + m) * P::load_aligned(space.decay.total + m));
-        },
-        transposed_times(space.keys, space.written, space.count),
-        [&](index_t d, int v, P sum) { sum.store_aligned(after.keys[d] + v * P::lanes); }, space.ahead);
-    sum_product<T, A>(
-        slots, {0, call_.value_features()},
-        [&](index_t m, int v) {
-          return without_negligible(P::load_aligned(before.values[m] + v * P::lanes) * P(space.decay.total[m]));
-        },
-        transposed_times(row_span<const T>(space.written), space.values, space.count),
-        [&](index_t m, int v, P sum) { sum.store_aligned(after.values[m] + v * P::lanes); }, space.ahead);
-    if constexpr (controlled)
-      std::copy(space.control.sums + slots.low, space.control.sums + slots.high, after.sums + slots.low);
+  void advance(workspace& space, const prepared& ready, const T* from, T* to) const noexcept {
+    advance(space, ready, from, to, {0, call_.slots()});
+  }
+
+  void write(workspace& space, prepared& ready, const recurrence_stream& stream, chunk_span span, index_range slots,
+             const T* from, T* to) const noexcept {
+    prepare(ready, stream, span, slots, from, typename chunk_decay<T>::nowhere{});
+    call(space, stream, span.first + span.count, slots, chunk_rows::written);
+    advance(space, ready, from, to, slots);
+  }
+
+  /// Has the products that follow call the rows of a chunk from token `first` on.
+  void call(workspace& space, const recurrence_stream& stream, index_t first, chunk_rows wanted) const noexcept {
+    call(space, stream, first, {0, call_.slots()}, wanted);
   }
 
  private:
@@ -281,40 +270,90 @@ class slot_forward_chunks {
     return {data, call_.features(), call_.slots(), call_.value_features()};
   }
 
-  /// The gates of a vector of slots of a token.
-  auto gates(const workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
+  /// What some slots of the state after a chunk take; gates multiply up to what `read` makes of them.
+  template <class Read>
+  void prepare(prepared& ready, const recurrence_stream& stream, chunk_span span, index_range slots, const T* state,
+               Read read) const noexcept {
+    ready.count = span.count;
+    const auto keys = stream_rows(call_.k, stream, stream.kv_head, span.first, false);
+    const auto values = stream_rows(call_.v, stream, stream.kv_head, span.first, false);
+    ready.strengths = stream_rows(call_.strengths, stream, stream.kv_head, span.first, false);
+    if constexpr (controlled) {
+      ready.control.template prepare<A>(ready.strengths, span.count, states(state).sums, slots);
+      ready.strengths = ready.control.strengths;
+    }
+    ready.decay.template multiply<A>(
+        span.count, slots, gates(ready, stream, span), read,
+        [strengths = ready.strengths, of_row = call_.slots()](index_t t, index_t m, P product) {
+          return load_within<T, A>(strengths[t], m, of_row) * product;
+        });
+    ready.written = ready.decay.after;
+    ready.keys = rows_for_scalars<T, A>(keys, 0, span.count, call_.features(), ready.key_copies);
+    ready.values = rows_for_vectors<T, A>(values, 0, span.count, call_.value_features(), ready.value_copies);
+  }
+
+  void advance(workspace& space, const prepared& ready, const T* from, T* to, index_range slots) const noexcept {
+    const slot_states<const T> before = states(from);
+    const slot_states<T> after = states(to);
+    sum_product<T, A>(
+        {0, call_.features()}, slots,
+        [&](index_t d, int v) {
+          const index_t m = v * index_t(P::lanes);
+          return without_negligible(P::load_aligned(before.keys[d] + m) * P::load_aligned(ready.decay.total + m));
+        },
+        transposed_times(ready.keys, ready.written, ready.count),
+        [&](index_t d, int v, P sum) { sum.store_aligned(after.keys[d] + v * P::lanes); }, space.ahead);
+    sum_product<T, A>(
+        slots, {0, call_.value_features()},
+        [&](index_t m, int v) {
+          return without_negligible(P::load_aligned(before.values[m] + v * P::lanes) * P(ready.decay.total[m]));
+        },
+        transposed_times(row_span<const T>(ready.written), ready.values, ready.count),
+        [&](index_t m, int v, P sum) { sum.store_aligned(after.values[m] + v * P::lanes); }, space.ahead);
     if constexpr (controlled)
-      return space.control.template gate_rows<A>();
+      std::copy(ready.control.sums + slots.low, ready.control.sums + slots.high, after.sums + slots.low);
+  }
+
+  /// The gates of a vector of slots of a token.
+  auto gates(const prepared& ready, const recurrence_stream& stream, chunk_span span) const noexcept {
+    if constexpr (controlled)
+      return ready.control.template gate_rows<A>();
     else
       return gate_rows<A>(stream_rows(call_.gates, stream, stream.kv_head, span.first, false), call_.slots());
   }
 
-  /// Has products call the rows of the chunk after `span`.
-  void call_next(workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
-    const index_t next = span.first + span.count, count = std::min(span.count, stream.tokens - next);
+  void call(workspace& space, const recurrence_stream& stream, index_t first, index_range of_slots,
+            chunk_rows wanted) const noexcept {
+    const index_t count = std::min(chunk(), stream.tokens - first);
     space.ahead = {};
-    if (count == 0) return;
+    if (count <= 0) return;
     const auto add = [&](const auto& tensor, index_t head, index_t features) {
-      const auto rows = stream_rows(tensor, stream, head, next, false);
+      const auto rows = stream_rows(tensor, stream, head, first, false);
       space.ahead.add(rows.data, rows.stride, count, features);
     };
-    if constexpr (!controlled) add(call_.gates, stream.kv_head, call_.slots());
-    add(call_.strengths, stream.kv_head, call_.slots());
-    add(call_.k, stream.kv_head, call_.features());
-    add(call_.v, stream.kv_head, call_.value_features());
-    for (index_t h = 0; h < stream.heads; ++h) add(call_.q, stream.first_head + h, call_.features());
-    const index_t tokens = span.count, slots = vectors_of<T, A>(call_.slots());
-    const index_t vectors = slots + vectors_of<T, A>(call_.value_features());
-    space.ahead.spread(stream.heads * tokens * (vectors_of<T, A>(tokens) + vectors) + call_.features() * slots +
-                       call_.slots() * vectors_of<T, A>(call_.value_features()));
+    const index_t some_slots = vectors_of<T, A>(of_slots.high - of_slots.low);
+    const index_t slots = vectors_of<T, A>(call_.slots()), values = vectors_of<T, A>(call_.value_features());
+    index_t work = 0;
+    if (wanted != chunk_rows::read) {
+      if constexpr (!controlled) add(call_.gates, stream.kv_head, call_.slots());
+      add(call_.strengths, stream.kv_head, call_.slots());
+      add(call_.k, stream.kv_head, call_.features());
+      add(call_.v, stream.kv_head, call_.value_features());
+      work += call_.features() * some_slots + (of_slots.high - of_slots.low) * values;
+    }
+    if (wanted != chunk_rows::written) {
+      for (index_t h = 0; h < stream.heads; ++h) add(call_.q, stream.first_head + h, call_.features());
+      work += stream.heads * count * (vectors_of<T, A>(count) + slots + values);
+    }
+    space.ahead.spread(work);
   }
 
   /// Calls visit(t) when space.faded[j] holds what token t sees of the write of token j.
   template <class Visit>
-  void fade_writes(workspace& space, const recurrence_stream& stream, chunk_span span,
+  void fade_writes(workspace& space, const prepared& ready, const recurrence_stream& stream, chunk_span span,
                    const Visit& visit) const noexcept {
-    copy_rows<T, A>(space.strengths, 0, span.count, call_.slots(), space.faded);
-    decay_downward<T, A>(span.count, call_.slots(), space.faded, gates(space, stream, span), visit);
+    copy_rows<T, A>(ready.strengths, 0, span.count, call_.slots(), space.faded);
+    decay_downward<T, A>(span.count, call_.slots(), space.faded, gates(ready, stream, span), visit);
   }
 
   const slot_call<S>& call_;

@@ -7,6 +7,7 @@
 #include <heed/kernel/linear_checks.hpp>
 #include <heed/kernel/pooled_backward_run.hpp>
 #include <heed/kernel/pooled_run.hpp>
+#include <heed/kernel/recurrence_run.hpp>
 
 HEED_ARCH_BEGIN
 namespace detail {
@@ -253,7 +254,7 @@ index_t fastmax_step_scratch_bytes(const std::type_identity_t<view<const T, 4>>&
 /// (out = 0).
 /// Cost: the least of O(N M (D + E)) per head, pair by pair, and O((N + M) F E) by moments, F = fastmax_features(D, p);
 /// calls with a state take moments. Scratch O(chunk (D + E + chunk)) a worker for pairs; for moments O(chunk F + F E),
-/// and up to 65 states for each kv head where there are fewer of them than workers (fastmax_forward_scratch_bytes):
+/// and up to 17 states for each kv head where there are fewer of them than workers (fastmax_forward_scratch_bytes):
 /// options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads.
 /// Accuracy: accumulates in float (double for double): |error| <= 2e-5 (1 + max |out|) for inputs of unit variance and

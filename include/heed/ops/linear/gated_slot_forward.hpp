@@ -1,6 +1,7 @@
 /// Gated Slot Attention: a bounded memory of slots that fade, read with softmax.
 #pragma once
 
+#include <heed/kernel/recurrence_run.hpp>
 #include <heed/kernel/slot_checks.hpp>
 #include <heed/kernel/slot_chunks.hpp>
 
@@ -93,7 +94,7 @@ index_t gated_slot_forward_scratch_bytes(const std::type_identity_t<view<const T
 /// Causal; S >= N with g = 0 and s one-hot is softmax attention over the keys so far and S - t - 1 keys of zeros.
 /// Cost: a token 2 S (D + E) + (chunk + 1) / 2 (D + 2 S + E) multiply-adds, a kv head one exponential a gate, a query
 /// head one a slot; chunks where gates multiply up to less than 1e-20 (1e-150 for double) take about twice as long.
-/// Scratch: a worker O(chunk (D + E + S + chunk) + S (D + E)); with fewer kv heads than workers, 65 states each
+/// Scratch: a worker O(chunk (D + E + S + chunk) + S (D + E)); with fewer kv heads than workers, 17 states each
 /// (gated_slot_forward_scratch_bytes): options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads. options.chunk changes the result within rounding.
 /// Accuracy: accumulates in float (double for double): |error| <= 2e-5 (1 + max |out|) for inputs of unit variance.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <heed/kernel/gated_gradient_checks.hpp>
+#include <heed/kernel/recurrence_run.hpp>
 #include <heed/kernel/recurrence_step_run.hpp>
 
 HEED_ARCH_BEGIN

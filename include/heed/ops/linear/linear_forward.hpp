@@ -3,6 +3,7 @@
 
 #include <heed/kernel/linear_checks.hpp>
 #include <heed/kernel/pooled_run.hpp>
+#include <heed/kernel/recurrence_run.hpp>
 
 HEED_ARCH_BEGIN
 namespace detail {
@@ -85,7 +86,7 @@ index_t linear_forward_scratch_bytes(const std::type_identity_t<view<const T, 4>
 /// Legal edges: N = 0; M = 0; queries that see no key: 0, or what the initial state holds. A query whose weights are
 /// all 0 gives 0 / eps.
 /// Cost: O((N + M) D E) per head, and O(N chunk (D + E)) besides if causal. Scratch O(chunk (D + E + chunk) + D E) a
-/// worker, and up to 65 states for each kv head where there are fewer of them than workers
+/// worker, and up to 17 states for each kv head where there are fewer of them than workers
 /// (linear_forward_scratch_bytes): options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads.
 /// Accuracy: accumulates in float (double for double): |error| <= 2e-5 (1 + max |out|) for inputs of unit variance. A
