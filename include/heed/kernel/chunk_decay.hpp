@@ -34,10 +34,10 @@ HEED_INLINE pack<T, A> gate_of(pack<T, A> log_gate) noexcept {
   return exp2_bounded<precision::full>(log_gate * pack<T, A>(log2_e<T>));
 }
 
-/// The gates of a vector of features of token t, from rows of log gates.
+/// The gates of `some` features of token t from number i on, a vector at most, from rows of log gates.
 template <class A, class T>
-auto gate_rows(row_span<const T> log_gates, index_t features) noexcept {
-  return [log_gates, features](index_t t, index_t i) { return gate_of(load_within<T, A>(log_gates[t], i, features)); };
+auto gate_rows(row_span<const T> log_gates) noexcept {
+  return [log_gates](index_t t, index_t i, int some) { return gate_of(load_some<T, A>(log_gates[t] + i, some)); };
 }
 
 /// Gates of `features` features over a chunk.
@@ -73,57 +73,63 @@ struct chunk_decay {
   /// What takes products that nobody reads.
   struct nowhere {};
 
-  /// From gate(t, i), the gates of a vector of features of token t, for some features. What read(t, i, product) and
-  /// write(t, i, product) make of the products is what `until` and `after` hold in the end: the products themselves, or
-  /// rows times them, which spares a pass; with nowhere{} in place of `read`, `until` is not made. The three are copied,
-  /// and should hold what they need by value: the compiler must take it that vectors that are stored may change anything
-  /// they refer to.
+  /// From gate(t, i, some), the gates of a vector of features of token t, `some` of which there are, for a range of
+  /// features. What read(t, i, some, product) and write(t, i, some, product) make of the products is what `until` and
+  /// `after` hold in the end: the products themselves, or rows times them, which spares a pass; with nowhere{} in place of
+  /// `read`, `until` is not made. The three are copied, and should hold what they need by value: the compiler must take it
+  /// that vectors that are stored may change anything they refer to.
   template <class A, class Gate, class Read, class Write>
-  HEED_NOINLINE void multiply(index_t count, index_range features, Gate gate, Read read, Write write) noexcept {
-    using P = pack<T, A>;
-    const row_span<T> to_until = until, to_after = after;
+  void multiply(index_t count, index_range features, Gate gate, Read read, Write write) noexcept {
+    constexpr int width = lanes<T, A>;
     if (features.low == 0) mild = true;
-    const auto multiply_some = [&](auto vectors, int first) {
-      constexpr int some = decltype(vectors)::value;
-      const auto for_each_of = [&](const auto& visit) {
-#pragma GCC unroll 4
-        for (int v = 0; v < some; ++v) visit(v, (first + v) * index_t(P::lanes));
-      };
-      // Exponentials need registers that products would lose.
-      for (index_t t = 0; t < count; ++t)
-        for_each_of([&](int, index_t i) { gate(t, i).store_aligned(to_after[t] + i); });
-      P product[some];
-      if constexpr (!std::is_same_v<Read, nowhere>) {
-        for (int v = 0; v < some; ++v) product[v] = P(T(1));
-        for (index_t t = 0; t < count; ++t)
-          for_each_of([&](int v, index_t i) {
-            product[v] = decayed(product[v] * P::load_aligned(to_after[t] + i));
-            read(t, i, product[v]).store_aligned(to_until[t] + i);
-          });
-      }
-      for (int v = 0; v < some; ++v) product[v] = P(T(1));
-      for (index_t t = count - 1; t >= 0; --t)
-        for_each_of([&](int v, index_t i) {
-          const P a = P::load_aligned(to_after[t] + i);
-          write(t, i, product[v]).store_aligned(to_after[t] + i);
-          product[v] = decayed(product[v] * a);
-        });
-      for_each_of([&](int v, index_t i) {
-        mild = mild && !any(product[v] < P(mild_decay<T>));
-        product[v].store_aligned(total + i);
-        (P(T(1)) / product[v]).store_aligned(inverse + i);
-      });
-    };
     // Several vectors at a time: each is a chain of multiplications.
-    int first = static_cast<int>(features.low / P::lanes);
-    const int end = vectors_of<T, A>(features.high);
-    for (; first + 4 <= end; first += 4) multiply_some(std::integral_constant<int, 4>{}, first);
-    for (; first < end; ++first) multiply_some(std::integral_constant<int, 1>{}, first);
+    index_t i = features.low;
+    for (; i + 4 * width <= features.high; i += 4 * width)
+      multiply_some<4, A>(count, i, std::integral_constant<int, width>{}, gate, read, write);
+    for (; i < features.high; i += width)
+      multiply_some<1, A>(count, i, static_cast<int>(std::min<index_t>(width, features.high - i)), gate, read, write);
   }
   template <class A, class Gate>
   void multiply(index_t count, index_range features, Gate gate) noexcept {
-    const auto product = [](index_t, index_t, pack<T, A> x) { return x; };
+    const auto product = [](index_t, index_t, int, pack<T, A> x) { return x; };
     multiply<A>(count, features, gate, product, product);
+  }
+
+ private:
+  /// For vectors from feature `first` on, all with `some` features.
+  template <int Vectors, class A, class Count, class Gate, class Read, class Write>
+  HEED_NOINLINE void multiply_some(index_t count, index_t first, Count some, Gate gate, Read read,
+                                   Write write) noexcept {
+    using P = pack<T, A>;
+    const row_span<T> to_until = until, to_after = after;
+    const auto for_each_vector = [first](const auto& visit) {
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) visit(v, first + v * index_t(P::lanes));
+    };
+    // Exponentials need registers that products would lose.
+    for (index_t t = 0; t < count; ++t)
+      for_each_vector([&](int, index_t i) { gate(t, i, some).store_aligned(to_after[t] + i); });
+    P product[Vectors];
+    if constexpr (!std::is_same_v<Read, nowhere>) {
+      for (int v = 0; v < Vectors; ++v) product[v] = P(T(1));
+      for (index_t t = 0; t < count; ++t)
+        for_each_vector([&](int v, index_t i) {
+          product[v] = decayed(product[v] * P::load_aligned(to_after[t] + i));
+          read(t, i, some, product[v]).store_aligned(to_until[t] + i);
+        });
+    }
+    for (int v = 0; v < Vectors; ++v) product[v] = P(T(1));
+    for (index_t t = count - 1; t >= 0; --t)
+      for_each_vector([&](int v, index_t i) {
+        const P a = P::load_aligned(to_after[t] + i);
+        write(t, i, some, product[v]).store_aligned(to_after[t] + i);
+        product[v] = decayed(product[v] * a);
+      });
+    for_each_vector([&](int v, index_t i) {
+      mild = mild && !any(product[v] < P(mild_decay<T>));
+      product[v].store_aligned(total + i);
+      (P(T(1)) / product[v]).store_aligned(inverse + i);
+    });
   }
 };
 
@@ -135,7 +141,7 @@ void decay_downward(index_t count, index_t features, row_span<T> rows, const Gat
   using P = pack<T, A>;
   for (index_t t = 0; t < count; ++t) {
     for (index_t i = 0; i < features; i += P::lanes) {
-      const P a = gate(t, i);
+      const P a = gate(t, i, static_cast<int>(std::min<index_t>(P::lanes, features - i)));
       for (index_t j = 0; j < t; ++j) without_negligible(P::load_aligned(rows[j] + i) * a).store_aligned(rows[j] + i);
     }
     visit(t);
@@ -163,7 +169,7 @@ void decay_upward(index_t count, index_t features, row_span<T> rows, const Gate&
   for (index_t j = count - 1; j >= 0; --j) {
     if (j + 1 < count)
       for (index_t i = 0; i < features; i += P::lanes) {
-        const P a = gate(j + 1, i);
+        const P a = gate(j + 1, i, static_cast<int>(std::min<index_t>(P::lanes, features - i)));
         for (index_t t = j + 1; t < count; ++t)
           without_negligible(P::load_aligned(rows[t] + i) * a).store_aligned(rows[t] + i);
       }

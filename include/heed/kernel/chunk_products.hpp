@@ -90,32 +90,43 @@ HEED_INLINE void for_chunk_rows(index_t rows, F f) {
   }
 }
 
+/// Splits vectors [low, high) into register blocks and calls f(integral_constant<vectors>, first vector). Two vectors
+/// that are left over make a block of their own: rows of one vector load as often as they multiply.
+template <class T, class A, class F>
+HEED_INLINE void for_chunk_vectors(int low, int high, F f) {
+  constexpr int most = tile_shape<T, A>::vectors;
+  for (; low + most <= high; low += most) f(std::integral_constant<int, most>{}, low);
+  if constexpr (most > 2)
+    for (; low + 2 <= high; low += 2) f(std::integral_constant<int, 2>{}, low);
+  for (; low < high; ++low) f(std::integral_constant<int, 1>{}, low);
+}
+
 /// For some rows, and the vectors v that hold some features: emit(row, v, between(row, v, first) + second). Meanwhile
 /// `ahead` calls what is needed next.
 template <class T, class A, class First, class Between, class Second, class Emit>
 HEED_NOINLINE void sum_products(index_range of_rows, index_range features, const First& first, const Between& between,
                                 const Second& second, const Emit& emit, prefetcher& ahead) noexcept {
   using P = pack<T, A>;
-  for_blocks<T, A>(static_cast<int>(features.low / P::lanes), vectors_of<T, A>(features.high),
-                   [&](auto vectors, int v) {
-                     constexpr int some = decltype(vectors)::value;
-                     for_chunk_rows<some, T, A>(of_rows.high - of_rows.low, [&](auto rows, index_t offset) {
-                       constexpr int together = decltype(rows)::value;
-                       const index_t row = of_rows.low + offset;
-                       P sums[together][some];
-                       first.add_to(sums, row, v);
+  for_chunk_vectors<T, A>(static_cast<int>(features.low / P::lanes), vectors_of<T, A>(features.high),
+                          [&](auto vectors, int v) {
+                            constexpr int some = decltype(vectors)::value;
+                            for_chunk_rows<some, T, A>(of_rows.high - of_rows.low, [&](auto rows, index_t offset) {
+                              constexpr int together = decltype(rows)::value;
+                              const index_t row = of_rows.low + offset;
+                              P sums[together][some];
+                              first.add_to(sums, row, v);
 #pragma GCC unroll 16
-                       for (int r = 0; r < together; ++r)
+                              for (int r = 0; r < together; ++r)
 #pragma GCC unroll 8
-                         for (int i = 0; i < some; ++i) sums[r][i] = between(row + r, v + i, sums[r][i]);
-                       second.add_to(sums, row, v);
+                                for (int i = 0; i < some; ++i) sums[r][i] = between(row + r, v + i, sums[r][i]);
+                              second.add_to(sums, row, v);
 #pragma GCC unroll 16
-                       for (int r = 0; r < together; ++r)
+                              for (int r = 0; r < together; ++r)
 #pragma GCC unroll 8
-                         for (int i = 0; i < some; ++i) emit(row + r, v + i, sums[r][i]);
-                       ahead.issue(together * some);
-                     });
-                   });
+                                for (int i = 0; i < some; ++i) emit(row + r, v + i, sums[r][i]);
+                              ahead.issue(together * some);
+                            });
+                          });
 }
 
 /// The same of one product: emit(row, v, init(row, v) + terms).
@@ -133,15 +144,19 @@ HEED_INLINE void sum_product(index_range rows, index_range features, const Init&
   sum_product<T, A>(rows, features, init, terms, emit, nothing);
 }
 
-/// Rows of a chunk, transposed: panels of one vector of rows each, [feature][row].
+/// Rows of a chunk, transposed: panels of one vector of rows each, [feature][row], two of which lie side by side.
 template <class T>
 struct row_panels {
+  static constexpr int together = 2;
+
   T* data = nullptr;
   index_t features = 0;
 
   template <class A>
+  static constexpr int pitch = together * lanes<T, A>;
+  template <class A>
   HEED_INLINE T* panel(index_t number) const noexcept {
-    return data + number * features * lanes<T, A>;
+    return data + number / together * features * pitch<A> + number % together * lanes<T, A>;
   }
 };
 
@@ -155,20 +170,27 @@ HEED_NOINLINE void lower_products(row_span<const T> a, row_panels<T> b, index_ra
   alignas(64) T counting[width];
   for (int i = 0; i < width; ++i) counting[i] = T(i);
   const P lane = P::load_aligned(counting);
-  for (index_t panel = 0; panel * width < of_rows.high; ++panel) {
-    const index_t first = std::max(of_rows.low, panel * width);
-    for_rows<1, T, A>(of_rows.high - first, [&](auto rows, index_t offset) {
-      const index_t row = first + offset;
-      outer_product<decltype(rows)::value, 1, T, A>(
+  const auto multiply = [&](auto vectors, index_t panel, index_t begin, index_t end) {
+    constexpr int some = decltype(vectors)::value;
+    for_chunk_rows<some, T, A>(end - begin, [&](auto rows, index_t offset) {
+      const index_t row = begin + offset;
+      outer_product<decltype(rows)::value, some, T, A>(
           scalars<decltype(rows)::value>(a[row], a.stride, unit_step{}), b.template panel<A>(panel),
-          fixed_step<width>{}, b.features, [](int, int) { return P(T(0)); },
-          [&](int r, int, P sum) {
-            const index_t diagonal = row + r - panel * width;
-            if (diagonal < width - 1) sum = select(lane <= P(T(diagonal)), sum, P(T(0)));
-            sum.store_aligned(products[row + r] + panel * width);
+          fixed_step<row_panels<T>::template pitch<A>>{}, b.features, [](int, int) { return P(T(0)); },
+          [&](int r, int v, P sum) {
+            const index_t diagonal = row + r - (panel + v) * width;
+            if (v == some - 1 && diagonal < width - 1) sum = select(lane <= P(T(diagonal)), sum, P(T(0)));
+            sum.store_aligned(products[row + r] + (panel + v) * width);
           });
-      ahead.issue(decltype(rows)::value);
+      ahead.issue(decltype(rows)::value * some);
     });
+  };
+  // The first rows of two panels see the first alone.
+  for (index_t panel = 0; panel * width < of_rows.high; panel += 2) {
+    const index_t first = std::max(of_rows.low, panel * width);
+    const index_t both = std::clamp((panel + 1) * width, first, of_rows.high);
+    multiply(std::integral_constant<int, 1>{}, panel, first, both);
+    multiply(std::integral_constant<int, 2>{}, panel, both, of_rows.high);
   }
 }
 

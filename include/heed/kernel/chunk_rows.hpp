@@ -19,7 +19,7 @@ row_span<T> take_rows(scratch_cursor& memory, index_t rows, index_t features) no
 /// Panels of scratch for `rows` rows of `features` numbers.
 template <class T, class A>
 row_panels<T> take_panels(scratch_cursor& memory, index_t rows, index_t features) noexcept {
-  return {memory.take<T>(round_up(rows, lanes<T, A>) * features), features};
+  return {memory.take<T>(round_up(rows, row_panels<T>::template pitch<A>) * features), features};
 }
 
 /// f(vector, numbers in it) for the vectors of a row of `features` numbers.
@@ -123,8 +123,9 @@ HEED_NOINLINE void transpose_rows(row_span<const S> rows, index_t count, row_pan
                                   const Factor& factor) noexcept {
   constexpr int width = lanes<T, A>;
   for (index_t t = 0; t < count; t += width)
-    load_transposed_by<width, T, A>(rows[t], rows.stride, static_cast<int>(std::min<index_t>(width, count - t)),
-                                    to.features, factor, to.template panel<A>(t / width));
+    load_transposed_by<row_panels<T>::template pitch<A>, T, A>(rows[t], rows.stride,
+                                                               static_cast<int>(std::min<index_t>(width, count - t)),
+                                                               to.features, factor, to.template panel<A>(t / width));
 }
 
 }  // namespace detail

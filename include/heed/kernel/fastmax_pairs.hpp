@@ -115,7 +115,8 @@ class fastmax_pairs : Rows {
     for (index_t j = 0; j < keys.count; j += P::lanes)
       sum_product<T, A>(
           {0, queries.count}, {0, P::lanes}, zero,
-          times(rows, row_span<const T>{panels.template panel<A>(j / P::lanes), P::lanes}, panels.features),
+          times(rows, row_span<const T>{panels.template panel<A>(j / P::lanes), row_panels<T>::template pitch<A>},
+                panels.features),
           [&](index_t t, int, P sum) { emit(t, j, sum); }, space.ahead);
   }
   /// x for keys from j on that query t sees, else 0.

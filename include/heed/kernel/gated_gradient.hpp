@@ -28,14 +28,13 @@ struct gated_writes {
         features(of_features),
         left_(take_rows<T>(memory, tokens, of_features)) {}
 
-  /// From rows Y and gate(t, i), for the state after the chunk.
+  /// From rows Y and gate(t, i, some), for the state after the chunk.
   template <class S, class Gate>
   void prepare(row_span<const S> rows, index_t tokens, const Gate& gate) noexcept {
     count = tokens;
-    decay.template multiply<A>(count, {0, features}, gate, typename chunk_decay<T>::nowhere{},
-                               [rows, of_row = features](index_t t, index_t i, P product) {
-                                 return load_within<T, A>(rows[t], i, of_row) * product;
-                               });
+    decay.template multiply<A>(
+        count, {0, features}, gate, typename chunk_decay<T>::nowhere{},
+        [rows](index_t t, index_t i, int some, P product) { return load_some<T, A>(rows[t] + i, some) * product; });
     left = decay.after;
   }
   /// The same for gradients too.

@@ -300,14 +300,14 @@ class linear_forward_chunks {
         const index_range seen = call_.tokens_of_queries(stream, span);
         const auto queries =
             rows_.queries(ready.rows, stream, stream.first_head, call_.first_query(span), seen.low, seen.high);
-        const auto read = [queries, seen, of_row = call_.features()](index_t t, index_t i, P product) {
+        const auto read = [queries, seen](index_t t, index_t i, int some, P product) {
           if (t < seen.low || t >= seen.high) return product;
-          return load_within<T, A>(queries[t], i, of_row) * product;
+          return load_some<T, A>(queries[t] + i, some) * product;
         };
         return prepare_writes(ready, stream, span, all_features(), read);
       }
     }
-    prepare_writes(ready, stream, span, all_features(), [](index_t, index_t, P product) { return product; });
+    prepare_writes(ready, stream, span, all_features(), [](index_t, index_t, int, P product) { return product; });
   }
 
   void attend(workspace& space, prepared& ready, const recurrence_stream& stream, chunk_span span,
@@ -413,10 +413,9 @@ class linear_forward_chunks {
                       Read read) const noexcept {
     const auto keys = rows_.keys(ready.rows, stream, span);
     if constexpr (Kind == gate_kind::feature) {
-      ready.decay.template multiply<A>(span.count, features, gates(ready, stream, span), read,
-                                       [keys, of_row = call_.features()](index_t t, index_t i, P product) {
-                                         return load_within<T, A>(keys[t], i, of_row) * product;
-                                       });
+      ready.decay.template multiply<A>(
+          span.count, features, gates(ready, stream, span), read,
+          [keys](index_t t, index_t i, int some, P product) { return load_some<T, A>(keys[t] + i, some) * product; });
       ready.keys = ready.decay.after;
     } else {
       ready.keys = rows_for_scalars<T, A>(keys, 0, span.count, call_.features(), ready.key_copies);
@@ -452,7 +451,7 @@ class linear_forward_chunks {
 
   /// The gates of a vector of features of a token.
   auto gates(const prepared& ready, const recurrence_stream& stream, chunk_span span) const noexcept {
-    return gate_rows<A>(rows_.log_gates(ready.rows, stream, span), call_.features());
+    return gate_rows<A>(rows_.log_gates(ready.rows, stream, span));
   }
 
   /// Log gates of some tokens, from the span's t on.

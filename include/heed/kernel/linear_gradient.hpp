@@ -237,14 +237,14 @@ class linear_backward_chunks {
   /// The gates of a vector of features of a token.
   auto gates(const workspace& space, const recurrence_stream& stream, chunk_span span) const noexcept {
     if constexpr (Kind == gate_kind::feature) {
-      return gate_rows<A>(rows_.log_gates(space.rows, stream, span), features());
+      return gate_rows<A>(rows_.log_gates(space.rows, stream, span));
     } else if constexpr (Kind == gate_kind::token) {
       const P first = gate_of(P(call_.forward.token_log_gate(stream, span.first)));
-      return [this, stream, span, first](index_t t, index_t) {
+      return [this, stream, span, first](index_t t, index_t, int) {
         return call_.forward.constant() ? first : gate_of(P(call_.forward.token_log_gate(stream, span.first + t)));
       };
     } else {
-      return [](index_t, index_t) { return P(T(1)); };
+      return [](index_t, index_t, int) { return P(T(1)); };
     }
   }
 

@@ -176,7 +176,7 @@ class slot_forward_chunks {
   }
 
   void prepare(prepared& ready, const recurrence_stream& stream, chunk_span span, const T* state) const noexcept {
-    prepare(ready, stream, span, {0, call_.slots()}, state, [](index_t, index_t, P product) { return product; });
+    prepare(ready, stream, span, {0, call_.slots()}, state, [](index_t, index_t, int, P product) { return product; });
   }
 
   void attend(workspace& space, const prepared& ready, const recurrence_stream& stream, chunk_span span,
@@ -282,11 +282,10 @@ class slot_forward_chunks {
       ready.control.template prepare<A>(ready.strengths, span.count, states(state).sums, slots);
       ready.strengths = ready.control.strengths;
     }
-    ready.decay.template multiply<A>(
-        span.count, slots, gates(ready, stream, span), read,
-        [strengths = ready.strengths, of_row = call_.slots()](index_t t, index_t m, P product) {
-          return load_within<T, A>(strengths[t], m, of_row) * product;
-        });
+    ready.decay.template multiply<A>(span.count, slots, gates(ready, stream, span), read,
+                                     [strengths = ready.strengths](index_t t, index_t m, int some, P product) {
+                                       return load_some<T, A>(strengths[t] + m, some) * product;
+                                     });
     ready.written = ready.decay.after;
     ready.keys = rows_for_scalars<T, A>(keys, 0, span.count, call_.features(), ready.key_copies);
     ready.values = rows_for_vectors<T, A>(values, 0, span.count, call_.value_features(), ready.value_copies);
@@ -319,7 +318,7 @@ class slot_forward_chunks {
     if constexpr (controlled)
       return ready.control.template gate_rows<A>();
     else
-      return gate_rows<A>(stream_rows(call_.gates, stream, stream.kv_head, span.first, false), call_.slots());
+      return gate_rows<A>(stream_rows(call_.gates, stream, stream.kv_head, span.first, false));
   }
 
   void call(workspace& space, const recurrence_stream& stream, index_t first, index_range of_slots,

@@ -58,7 +58,7 @@ struct controlled_writes {
 
   template <class A>
   auto gate_rows() const noexcept {
-    return [rows = gates](index_t t, index_t i) { return pack<T, A>::load_aligned(rows[t] + i); };
+    return [rows = gates](index_t t, index_t i, int) { return pack<T, A>::load_aligned(rows[t] + i); };
   }
 
   /// Gradients by strengths become those by logits, given those by log gates, and by z after the chunk; gives those by

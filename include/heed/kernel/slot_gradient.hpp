@@ -216,7 +216,7 @@ class slot_backward_chunks {
     if constexpr (controlled)
       return space.control.template gate_rows<A>();
     else
-      return gate_rows<A>(stream_rows(call_.forward.gates, stream, stream.kv_head, span.first, false), slots());
+      return gate_rows<A>(stream_rows(call_.forward.gates, stream, stream.kv_head, span.first, false));
   }
 
   /// du = p (dp - p . dp).
