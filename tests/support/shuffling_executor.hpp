@@ -4,6 +4,8 @@
 #include <heed/core/executor.hpp>
 #include <heed/core/view.hpp>
 
+#include "support/threaded_executor.hpp"
+
 #include <algorithm>
 #include <numeric>
 #include <random>
@@ -39,7 +41,8 @@ class shuffling_executor {
   index_t workers_;
 };
 
-/// Calls check(executor, its name) for orders of tasks and numbers of workers, and for the default of a call.
+/// Calls check(executor, its name) for orders of tasks and numbers of workers, for threads, which alone show what waits
+/// for what, and for the default of a call.
 template <class Check>
 void for_each_executor(const Check& check) {
   using order = shuffling_executor::order;
@@ -47,6 +50,10 @@ void for_each_executor(const Check& check) {
     shuffling_executor backwards(order::backwards, workers), shuffled(order::shuffled, workers);
     check(heed::executor(backwards), "backwards");
     check(heed::executor(shuffled), "shuffled");
+  }
+  for (const index_t workers : {3, 7}) {
+    threaded_executor threads(workers);
+    check(heed::executor(threads), "threads");
   }
   check(heed::executor_ref{}, "default");
 }

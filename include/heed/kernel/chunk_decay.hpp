@@ -75,9 +75,9 @@ struct chunk_decay {
 
   /// From gate(t, i, some), the gates of a vector of features of token t, `some` of which there are, for a range of
   /// features. What read(t, i, some, product) and write(t, i, some, product) make of the products is what `until` and
-  /// `after` hold in the end: the products themselves, or rows times them, which spares a pass; with nowhere{} in place of
-  /// `read`, `until` is not made. The three are copied, and should hold what they need by value: the compiler must take it
-  /// that vectors that are stored may change anything they refer to.
+  /// `after` hold in the end: the products themselves, or rows times them, which spares a pass; with nowhere{} in place
+  /// of `read`, `until` is not made. The three are copied, and should hold what they need by value: the compiler must
+  /// take it that vectors that are stored may change anything they refer to.
   template <class A, class Gate, class Read, class Write>
   void multiply(index_t count, index_range features, Gate gate, Read read, Write write) noexcept {
     constexpr int width = lanes<T, A>;

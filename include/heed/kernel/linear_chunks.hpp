@@ -365,13 +365,15 @@ class linear_forward_chunks {
              const T* from, T* to) const noexcept {
     prepare_rows(ready, stream, span, features, from);
     prepare_writes(ready, stream, span, features, typename chunk_decay<T>::nowhere{});
-    call(space, stream, span.first + span.count, features, chunk_rows::written);
+    call_rows(space, stream, span.first + span.count, features, true, false, false);
     advance(space, ready, from, to, features);
   }
 
   /// Has the products that follow call the rows of a chunk from token `first` on.
-  void call(workspace& space, const recurrence_stream& stream, index_t first, chunk_rows wanted) const noexcept {
-    call(space, stream, first, all_features(), wanted);
+  void call_ahead(workspace& space, const recurrence_stream& stream, index_t first, chunk_rows wanted) const noexcept {
+    const bool written = wanted != chunk_rows::read, read = wanted != chunk_rows::written;
+    const bool prepares_queries = Kind == gate_kind::feature && stream.heads == 1;
+    call_rows(space, stream, first, all_features(), written, read, prepares_queries ? written : read);
   }
 
   /// Outputs of queries that see all that a state holds.
@@ -463,28 +465,31 @@ class linear_forward_chunks {
     };
   }
 
-  void call(workspace& space, const recurrence_stream& stream, index_t first, index_range features,
-            chunk_rows wanted) const noexcept {
+  /// Has the products that make some features of a state, those that read it, or both call rows of a chunk: what is
+  /// written, and queries.
+  void call_rows(workspace& space, const recurrence_stream& stream, index_t first, index_range features, bool written,
+                 bool read, bool queries) const noexcept {
     const index_t count = std::min(chunk(), stream.tokens - first);
     space.ahead = {};
     if (count <= 0) return;
-    const auto add = [&](const auto& tensor, index_t head, index_t token, index_t numbers) {
+    const auto add = [&](const auto& tensor, index_t head, index_t token, index_t rows_of_chunk, index_t numbers) {
       const auto rows = stream_rows(tensor, stream, head, token, call_.reverse);
-      space.ahead.add(rows.data, rows.stride, count, numbers);
+      space.ahead.add(rows.data, rows.stride, rows_of_chunk, numbers);
     };
-    const bool reads_prepared = Kind == gate_kind::feature && stream.heads == 1;
     const index_t vectors = vectors_of<T, A>(call_.value_features());
     index_t work = 0;
-    if (wanted != chunk_rows::read) {
-      if (call_.feature_gates) add(call_.feature_gates, stream.kv_head, first, call_.features());
-      add(call_.k, stream.kv_head, first, call_.features());
-      add(call_.v, call_.value_head(stream), first, call_.value_features());
+    if (written) {
+      if (call_.feature_gates) add(call_.feature_gates, stream.kv_head, first, count, call_.features());
+      add(call_.k, stream.kv_head, first, count, call_.features());
+      add(call_.v, call_.value_head(stream), first, count, call_.value_features());
       work += (features.high - features.low) * vectors;
     }
-    if (reads_prepared ? wanted != chunk_rows::read : wanted != chunk_rows::written)
+    const auto [begin, end] = call_.tokens_of_queries(stream, {first, count});
+    if (queries && begin < end)
       for (index_t h = 0; h < stream.heads; ++h)
-        add(call_.q, call_.query_head(stream.first_head + h), call_.first_query({first, count}), call_.features());
-    if (wanted != chunk_rows::written) work += stream.heads * count * (vectors_of<T, A>(count) / 2 + vectors);
+        add(call_.q, call_.query_head(stream.first_head + h), call_.first_query({first, count}) + begin, end - begin,
+            call_.features());
+    if (read) work += stream.heads * count * (vectors_of<T, A>(count) / 2 + vectors);
     space.ahead.spread(work);
   }
 

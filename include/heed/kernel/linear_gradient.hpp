@@ -104,7 +104,7 @@ class linear_backward_chunks {
                T* to) const noexcept {
     prepare(space, stream, span, from, false);
     const index_t next = span.first + span.count;
-    call(space, stream, next, std::min(span.count, stream.tokens - next), false);
+    call_ahead(space, stream, next, std::min(span.count, stream.tokens - next), false);
     space.core.advance(space.gated, from, to);
     rows_.advance(space.rows, extra(to), {0, features()});
   }
@@ -112,7 +112,7 @@ class linear_backward_chunks {
   void retreat(workspace& space, const recurrence_stream& stream, chunk_span span, const T* before, const T* after,
                const T* later, T* earlier) const noexcept {
     prepare(space, stream, span, before, true);
-    call(space, stream, span.first - chunk(), span.first == 0 ? 0 : chunk(), true);
+    call_ahead(space, stream, span.first - chunk(), span.first == 0 ? 0 : chunk(), true);
     auto& core = space.core;
     const auto [begin, end] = call_.forward.tokens_of_queries(stream, span);
     const index_t first = call_.forward.first_query(span);
@@ -182,8 +182,8 @@ class linear_backward_chunks {
 
   /// Has products call the rows of a chunk that is next: of keys, values and gates, and for gradients of queries and
   /// what arrives at outputs.
-  void call(workspace& space, const recurrence_stream& stream, index_t first, index_t count,
-            bool gradients) const noexcept {
+  void call_ahead(workspace& space, const recurrence_stream& stream, index_t first, index_t count,
+                  bool gradients) const noexcept {
     space.core.ahead = {};
     if (count <= 0) return;
     const auto add = [&](const auto& tensor, index_t head, index_t from, index_t numbers) {

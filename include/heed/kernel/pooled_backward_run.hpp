@@ -1,6 +1,8 @@
 /// Gradients of streams where every query sees every key: a state of all keys, then its gradient by all queries.
 #pragma once
 
+#include <heed/core/executor.hpp>
+#include <heed/core/scratch.hpp>
 #include <heed/kernel/recurrence_streams.hpp>
 
 HEED_ARCH_BEGIN

@@ -6,23 +6,28 @@
 HEED_ARCH_BEGIN
 namespace detail {
 
-/// An operator has what recurrence_run asks for, besides prepare(), attend() and advance(), and
+/// An operator has what recurrence_run asks for, but for prepare(), attend(), advance() and call_ahead(), and
 ///     queries_of(stream)                 how many queries each head has
 ///     read(space, ready, stream, span, state)  outputs of some of them, from the state after the last key
 /// The operations on every number do not depend on how many workers there are.
 template <class Operator>
 class pooled_run : public recurrence_run<Operator> {
   using base = recurrence_run<Operator>;
-  using base::all, base::op_, base::part_of, base::split_, base::state, base::streams_, base::where_,
-      base::worker_bytes, base::workers_;
+  using base::all, base::op_, base::part_of, base::split_, base::state, base::state_bytes, base::streams_, base::where_,
+      base::workers_;
 
  public:
   pooled_run(const Operator& op, const executor_ref& where) noexcept : base(op, where) {}
 
+  index_t bytes() const noexcept {
+    return scratch_total(worker_bytes(), where_.concurrency) +
+           (split_ ? streams_.count() : where_.concurrency) * state_bytes();
+  }
+
   void run(const checker& check, scratch_view scratch) {
     if (streams_.count() == 0) return;
-    const scratch_block memory(check, scratch, this->bytes());
-    this->lend(memory.data());
+    const scratch_block memory(check, scratch, bytes());
+    this->lend(memory.data(), worker_bytes());
     if (split_)
       run_parts();
     else
@@ -30,9 +35,15 @@ class pooled_run : public recurrence_run<Operator> {
   }
 
  private:
-  using whole_space = typename base::whole_space;
+  using chunk_space = typename base::chunk_space;
 
-  void write(whole_space& mine, const recurrence_stream& stream, index_range features,
+  index_t worker_bytes() const noexcept {
+    scratch_cursor cursor(nullptr);
+    chunk_space(op_, cursor);
+    return round_up(cursor.used(), cache_line);
+  }
+
+  void write(chunk_space& mine, const recurrence_stream& stream, index_range features,
              typename Operator::T* current) const {
     const chunk_cuts cuts{stream.tokens, op_.chunk()};
     for (index_t c = 0; c < cuts.count(); ++c)
@@ -40,7 +51,7 @@ class pooled_run : public recurrence_run<Operator> {
   }
 
   /// Outputs of chunks [first, last) of a stream's queries.
-  void read(whole_space& mine, const recurrence_stream& stream, index_t first, index_t last,
+  void read(chunk_space& mine, const recurrence_stream& stream, index_t first, index_t last,
             const typename Operator::T* from) const {
     const chunk_cuts cuts{op_.queries_of(stream), op_.chunk()};
     for (index_t c = first; c < std::min(last, cuts.count()); ++c)
@@ -51,7 +62,7 @@ class pooled_run : public recurrence_run<Operator> {
     auto walk = [&](index_t number, index_t worker) {
       const recurrence_stream stream = streams_.at(number);
       scratch_cursor cursor(workers_ + worker * worker_bytes());
-      whole_space mine(op_, cursor);
+      chunk_space mine(op_, cursor);
       op_.load_state(stream, state(worker));
       write(mine, stream, all(), state(worker));
       read(mine, stream, 0, chunk_cuts{op_.queries_of(stream), op_.chunk()}.count(), state(worker));
@@ -70,7 +81,7 @@ class pooled_run : public recurrence_run<Operator> {
     const index_t size = this->part_size(each), parts = (op_.features() + size - 1) / size;
     auto write_part = [&](index_t number, index_t worker) {
       scratch_cursor cursor(workers_ + worker * worker_bytes());
-      whole_space mine(op_, cursor);
+      chunk_space mine(op_, cursor);
       write(mine, streams_.at(number / parts), part_of(number % parts, size), state(number / parts));
     };
     for_each_task(where_, streams_.count() * parts, write_part);
@@ -78,7 +89,7 @@ class pooled_run : public recurrence_run<Operator> {
     const index_t pieces = std::min(most, 8 * each);
     auto read_piece = [&](index_t number, index_t worker) {
       scratch_cursor cursor(workers_ + worker * worker_bytes());
-      whole_space mine(op_, cursor);
+      chunk_space mine(op_, cursor);
       const index_t i = number / pieces, piece = number % pieces;
       read(mine, streams_.at(i), piece * most / pieces, (piece + 1) * most / pieces, state(i));
     };

@@ -1,6 +1,8 @@
 /// Walks the chunks of a recurrence back from the last, with the states that they started from.
 #pragma once
 
+#include <heed/core/executor.hpp>
+#include <heed/core/scratch.hpp>
 #include <heed/kernel/recurrence_streams.hpp>
 
 #include <utility>

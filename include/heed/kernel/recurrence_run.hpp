@@ -15,7 +15,7 @@ namespace detail {
 
 /// How many items of work are done, of those that workers take in an order in which none needs a later one. Whoever
 /// waits does so for items that others have begun, so that any number of threads gets to the end.
-class work_progress {
+class alignas(cache_line) work_progress {
  public:
   void add() noexcept {
     done_.fetch_add(1, std::memory_order_release);
@@ -45,12 +45,12 @@ class work_progress {
 ///     attend(space, ready, stream, span, state)      outputs of the chunk, from the state before it
 ///     advance(space, ready, from, to)                the state after it
 ///     write(space, ready, stream, span, features, from, to)    some features of that state, with nothing prepared
-///     call(space, stream, first, rows)        has the products that follow call rows of the chunk at token `first`
+///     call_ahead(space, stream, first, rows)  has the products that follow call rows of the chunk at token `first`
 ///
-/// Where there are fewer streams than workers, several share one, a round of chunks at a time. A round starts when its
-/// first state is there: its worker makes the states of all its chunks, then, while others go on from there, their
-/// outputs from what was prepared for the states. More workers than such a chain can feed make its states in parts. The
-/// operations on every number are the same either way.
+/// Where there are fewer streams than workers, several share one, a round of chunks at a time. A round starts when the
+/// states before it are there: its worker makes the states of all its chunks, then, while others go on from there,
+/// their outputs, from what was prepared for the states. More workers than such chains can feed make states in parts,
+/// and outputs a round later. The operations on every number are the same in all cases.
 template <class Operator>
 class recurrence_run {
  public:
@@ -72,23 +72,23 @@ class recurrence_run {
   void run(const checker& check, scratch_view scratch) {
     if (streams_.count() == 0) return;
     const scratch_block memory(check, scratch, bytes());
-    lend(memory.data());
+    lend(memory.data(), worker_bytes());
     if (split_)
-      run_split();
+      run_shared();
     else
       run_streams();
   }
 
  protected:
-  struct whole_space {
-    whole_space(const Operator& op, scratch_cursor& memory) noexcept : space(op, memory), ready(op, memory) {}
+  struct chunk_space {
+    chunk_space(const Operator& op, scratch_cursor& memory) noexcept : space(op, memory), ready(op, memory) {}
     typename Operator::workspace space;
     typename Operator::prepared ready;
   };
 
-  void lend(std::byte* memory) noexcept {
+  void lend(std::byte* memory, index_t bytes_of_worker) noexcept {
     workers_ = memory;
-    states_ = memory + worker_bytes() * where_.concurrency;
+    states_ = memory + bytes_of_worker * where_.concurrency;
   }
 
   index_range all() const noexcept { return {0, op_.features()}; }
@@ -101,10 +101,10 @@ class recurrence_run {
   }
   index_t worker_bytes() const noexcept {
     scratch_cursor cursor(nullptr);
-    if (split_)
-      split_space(op_, cursor);
+    if (split_ && parts() == 1)
+      round_space(op_, cursor);
     else
-      whole_space(op_, cursor);
+      chunk_space(op_, cursor);
     return round_up(cursor.used(), cache_line);
   }
   index_t state_bytes() const noexcept { return round_up(op_.state_size() * index_t(sizeof(T)), cache_line); }
@@ -126,13 +126,13 @@ class recurrence_run {
     auto walk = [&](index_t number, index_t worker) {
       const recurrence_stream stream = streams_.at(number);
       scratch_cursor cursor(workers_ + worker * worker_bytes());
-      whole_space mine(op_, cursor);
+      chunk_space mine(op_, cursor);
       T* const current = state(worker);
       op_.load_state(stream, current);
       const chunk_cuts cuts{stream.tokens, op_.chunk()};
       for (index_t c = 0; c < cuts.count(); ++c) {
         op_.prepare(mine.ready, stream, cuts[c], current);
-        op_.call(mine.space, stream, cuts[c + 1].first, chunk_rows::all);
+        op_.call_ahead(mine.space, stream, cuts[c + 1].first, chunk_rows::all);
         op_.attend(mine.space, mine.ready, stream, cuts[c], current);
         op_.advance(mine.space, mine.ready, current, current);
       }
@@ -157,15 +157,15 @@ class recurrence_run {
   index_t kept() const noexcept { return std::min(rounds_kept * round, chunks_) + 1; }
   T* state_before(index_t stream, index_t chunk) const noexcept { return state(stream * kept() + chunk % kept()); }
 
-  struct split_space {
-    split_space(const Operator& op, scratch_cursor& memory) noexcept
-        : split_space(op, memory, std::make_index_sequence<round>{}) {}
+  struct round_space {
+    round_space(const Operator& op, scratch_cursor& memory) noexcept
+        : round_space(op, memory, std::make_index_sequence<round>{}) {}
     workspace space;
     std::array<prepared, round> ready;
 
    private:
     template <std::size_t... I>
-    split_space(const Operator& op, scratch_cursor& memory, std::index_sequence<I...>) noexcept
+    round_space(const Operator& op, scratch_cursor& memory, std::index_sequence<I...>) noexcept
         : space(op, memory), ready{((void)I, prepared(op, memory))...} {}
   };
 
@@ -183,74 +183,94 @@ class recurrence_run {
 
   /// States of a round, then its outputs. Calls written() in between.
   template <class Written>
-  void write_and_read(split_space& mine, index_t number, index_t r, const Written& written) const {
+  void write_and_read(round_space& mine, index_t number, index_t r, const Written& written) const {
     const auto [stream, cuts, first, last] = chunks_of(number, r);
     for (index_t c = first; c < last; ++c) {
       prepared& ready = mine.ready[c - first];
       op_.prepare(ready, stream, cuts[c], state_before(number, c));
       if (c + 1 < last)
-        op_.call(mine.space, stream, cuts[c + 1].first, chunk_rows::written);
+        op_.call_ahead(mine.space, stream, cuts[c + 1].first, chunk_rows::written);
       else
-        op_.call(mine.space, stream, cuts[first].first, chunk_rows::read);
+        op_.call_ahead(mine.space, stream, cuts[first].first, chunk_rows::read);
       op_.advance(mine.space, ready, state_before(number, c), state_before(number, c + 1));
     }
     written();
     const index_t next = first + round * (where_.concurrency / streams_.count());
     for (index_t c = first; c < last; ++c) {
       if (c + 1 < last)
-        op_.call(mine.space, stream, cuts[c + 1].first, chunk_rows::read);
+        op_.call_ahead(mine.space, stream, cuts[c + 1].first, chunk_rows::read);
       else
-        op_.call(mine.space, stream, cuts[next].first, chunk_rows::written);
+        op_.call_ahead(mine.space, stream, cuts[next].first, chunk_rows::written);
       op_.attend(mine.space, mine.ready[c - first], stream, cuts[c], state_before(number, c));
     }
   }
 
   /// A part of the states of a round.
-  void write_part(split_space& mine, index_t number, index_t part, index_t r) const {
+  void write_part(chunk_space& mine, index_t number, index_t part, index_t r) const {
     const auto [stream, cuts, first, last] = chunks_of(number, r);
     for (index_t c = first; c < last; ++c)
-      op_.write(mine.space, mine.ready[0], stream, cuts[c], part_of(part, part_size()), state_before(number, c),
+      op_.write(mine.space, mine.ready, stream, cuts[c], part_of(part, part_size()), state_before(number, c),
                 state_before(number, c + 1));
   }
   /// The outputs of some chunks of a round.
-  void read_part(split_space& mine, index_t number, index_t part, index_t r) const {
+  void read_part(chunk_space& mine, index_t number, index_t part, index_t r) const {
     const auto [stream, cuts, first, last] = chunks_of(number, r);
     for (index_t c = first + part; c < last; c += parts()) {
-      op_.prepare(mine.ready[0], stream, cuts[c], state_before(number, c));
-      op_.call(mine.space, stream, cuts[c + parts()].first, chunk_rows::all);
-      op_.attend(mine.space, mine.ready[0], stream, cuts[c], state_before(number, c));
+      op_.prepare(mine.ready, stream, cuts[c], state_before(number, c));
+      op_.call_ahead(mine.space, stream, cuts[c + parts()].first, chunk_rows::read);
+      op_.attend(mine.space, mine.ready, stream, cuts[c], state_before(number, c));
     }
   }
 
-  /// Items are taken in the order of rounds, then of streams and parts. Where states are in parts, an item writes to its
-  /// round and reads from the one before, which is whole by then.
-  void run_split() {
-    for (index_t i = 0; i < streams_.count(); ++i) op_.load_state(streams_.at(i), state_before(i, 0));
-    const bool whole = parts() == 1;
-    const index_t of_round = streams_.count() * parts(), items = (whole ? rounds() : rounds() + 1) * of_round;
-    std::atomic<index_t> next{0};
-    work_progress written, read[rounds_kept];
-    auto work = [&](index_t, index_t worker) {
+  /// Calls work(scratch of a worker, item) for all items, which workers take in their order, `most` at a time.
+  template <class Space, class Work>
+  void for_items(index_t items, index_t most, const Work& work) {
+    alignas(cache_line) std::atomic<index_t> next{0};
+    auto take_items = [&](index_t, index_t worker) {
       scratch_cursor cursor(workers_ + worker * worker_bytes());
-      split_space mine(op_, cursor);
-      for (index_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
-        const index_t r = item / of_round, number = item % of_round / parts(), part = item % parts();
-        written.wait(r * of_round);
-        // The states of this round lie where those of a former one were.
-        read[r % rounds_kept].wait(r / rounds_kept * of_round);
-        if (whole) {
-          write_and_read(mine, number, r, [&] { written.add(); });
-          read[r % rounds_kept].add();
-        } else {
-          write_part(mine, number, part, r);
-          written.add();
-          if (r == 0) continue;
-          read_part(mine, number, part, r - 1);
-          read[(r - 1) % rounds_kept].add();
-        }
-      }
+      Space mine(op_, cursor);
+      for (index_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) work(mine, item);
     };
-    for_each_task(where_, where_.concurrency, work);
+    for_each_task(where_, std::min({where_.concurrency, items, most}), take_items);
+  }
+
+  /// Items: a round of each stream, then the next round.
+  void run_rounds() {
+    const index_t streams = streams_.count();
+    work_progress written, read[rounds_kept];
+    for_items<round_space>(rounds() * streams, rounds_kept * streams, [&](round_space& mine, index_t item) {
+      const index_t r = item / streams;
+      written.wait(r * streams);
+      // The states of this round lie where those of a former one were.
+      read[r % rounds_kept].wait(r / rounds_kept * streams);
+      write_and_read(mine, item % streams, r, [&] { written.add(); });
+      read[r % rounds_kept].add();
+    });
+  }
+
+  /// Items: the parts of a round of each stream, each with a part of the outputs of the round before, then the next
+  /// round.
+  void run_parts() {
+    const index_t of_round = streams_.count() * parts();
+    work_progress written, read[rounds_kept];
+    for_items<chunk_space>((rounds() + 1) * of_round, rounds_kept * of_round, [&](chunk_space& mine, index_t item) {
+      const index_t r = item / of_round, number = item % of_round / parts(), part = item % parts();
+      written.wait(r * of_round);
+      read[r % rounds_kept].wait(r / rounds_kept * of_round);
+      write_part(mine, number, part, r);
+      written.add();
+      if (r == 0) return;
+      read_part(mine, number, part, r - 1);
+      read[(r - 1) % rounds_kept].add();
+    });
+  }
+
+  void run_shared() {
+    for (index_t i = 0; i < streams_.count(); ++i) op_.load_state(streams_.at(i), state_before(i, 0));
+    if (parts() == 1)
+      run_rounds();
+    else
+      run_parts();
     for (index_t i = 0; i < streams_.count(); ++i) {
       const recurrence_stream stream = streams_.at(i);
       op_.finish(stream, state_before(i, chunk_cuts{stream.tokens, op_.chunk()}.count()));

@@ -1,6 +1,8 @@
 /// Runs a checked call that takes a few tokens into states in place, one after the other.
 #pragma once
 
+#include <heed/core/executor.hpp>
+#include <heed/core/scratch.hpp>
 #include <heed/kernel/linear_chunks.hpp>
 #include <heed/kernel/slot_chunks.hpp>
 #include <heed/kernel/state_step.hpp>

@@ -68,7 +68,8 @@ struct chunk_cuts {
   }
 };
 
-/// Rows of a chunk that are called ahead of the work on it: those that a state takes, those that read it, or both.
+/// Rows of a chunk that are called ahead of the work on it: those that a state takes, with all that is prepared beside
+/// them, those that read it, or both.
 enum class chunk_rows { written, read, all };
 
 }  // namespace detail

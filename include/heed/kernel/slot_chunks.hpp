@@ -253,13 +253,13 @@ class slot_forward_chunks {
   void write(workspace& space, prepared& ready, const recurrence_stream& stream, chunk_span span, index_range slots,
              const T* from, T* to) const noexcept {
     prepare(ready, stream, span, slots, from, typename chunk_decay<T>::nowhere{});
-    call(space, stream, span.first + span.count, slots, chunk_rows::written);
+    call_ahead(space, stream, span.first + span.count, slots, chunk_rows::written);
     advance(space, ready, from, to, slots);
   }
 
   /// Has the products that follow call the rows of a chunk from token `first` on.
-  void call(workspace& space, const recurrence_stream& stream, index_t first, chunk_rows wanted) const noexcept {
-    call(space, stream, first, {0, call_.slots()}, wanted);
+  void call_ahead(workspace& space, const recurrence_stream& stream, index_t first, chunk_rows wanted) const noexcept {
+    call_ahead(space, stream, first, {0, call_.slots()}, wanted);
   }
 
  private:
@@ -321,8 +321,8 @@ class slot_forward_chunks {
       return gate_rows<A>(stream_rows(call_.gates, stream, stream.kv_head, span.first, false));
   }
 
-  void call(workspace& space, const recurrence_stream& stream, index_t first, index_range of_slots,
-            chunk_rows wanted) const noexcept {
+  void call_ahead(workspace& space, const recurrence_stream& stream, index_t first, index_range of_slots,
+                  chunk_rows wanted) const noexcept {
     const index_t count = std::min(chunk(), stream.tokens - first);
     space.ahead = {};
     if (count <= 0) return;

@@ -81,7 +81,7 @@ class slot_backward_chunks {
                T* to) const noexcept {
     prepare(space, stream, span, from, false);
     const index_t next = span.first + span.count;
-    call(space, stream, next, std::min(span.count, stream.tokens - next), false);
+    call_ahead(space, stream, next, std::min(span.count, stream.tokens - next), false);
     space.keys.advance(space.slots, from, to);
     space.values.advance(space.slots, values_of_state(from), values_of_state(to));
     if constexpr (controlled) std::copy_n(space.control.sums, slots(), sums_of_state(to));
@@ -90,7 +90,7 @@ class slot_backward_chunks {
   void retreat(workspace& space, const recurrence_stream& stream, chunk_span span, const T* before, const T* after,
                const T* later, T* earlier) const noexcept {
     prepare(space, stream, span, before, true);
-    call(space, stream, span.first - chunk(), span.first == 0 ? 0 : chunk(), true);
+    call_ahead(space, stream, span.first - chunk(), span.first == 0 ? 0 : chunk(), true);
     auto& keys = space.keys;
     auto& values = space.values;
     const auto gate = gates(space, stream, span);
@@ -187,8 +187,8 @@ class slot_backward_chunks {
 
   /// Has products call the rows of a chunk that is next: of keys, values, writes and gates, and for gradients of
   /// queries, scores and what arrives at outputs.
-  void call(workspace& space, const recurrence_stream& stream, index_t first, index_t count,
-            bool gradients) const noexcept {
+  void call_ahead(workspace& space, const recurrence_stream& stream, index_t first, index_t count,
+                  bool gradients) const noexcept {
     prefetcher& ahead = gradients ? space.values.ahead : space.keys.ahead;
     space.keys.ahead = space.values.ahead = {};
     if (count <= 0) return;

@@ -167,24 +167,26 @@ TEST_CASE("Lightning Attention: steps continue a sequence") {
 }
 
 TEST_CASE("Lightning Attention: any executor gives the same bits") {
-  const auto run = [](heed::executor_ref where) {
-    lightning_problem<float> p({1, 6, 3, 300, 24, 20});
+  const auto run = [](const shape& s, heed::executor_ref where) {
+    lightning_problem<float> p(s);
     const recurrence_options<float> forward{
-        .initial_state = p.initial_state, .final_state = p.final_state, .executor = where};
+        .chunk = 16, .initial_state = p.initial_state, .final_state = p.final_state, .executor = where};
     heed::lightning_forward(p.q, p.k, p.v, p.slopes, p.out, forward);
     const recurrence_backward_options<float> backward{
-        .initial_state = p.initial_state, .dinitial_state = p.dinitial_state, .executor = where};
+        .chunk = 16, .initial_state = p.initial_state, .dinitial_state = p.dinitial_state, .executor = where};
     heed::lightning_backward(p.q, p.k, p.v, p.slopes, p.dout, p.dq, p.dk, p.dv, p.dslopes, backward);
     return p;
   };
-  const auto alone = run(heed::serial());
-  support::for_each_executor([&](heed::executor_ref where, const char* name) {
-    CAPTURE(name, where.concurrency);
-    const auto p = run(where);
-    CHECK(same_result(p, alone));
-    CHECK(same_gradients(p, alone));
-    CHECK(same_bits<float, 2>(p.dslopes, alone.dslopes));
-  });
+  for (const shape& s : {shape{1, 6, 3, 300, 24, 20}, shape{1, 1, 1, 300, 37, 20}}) {
+    const auto alone = run(s, heed::serial());
+    support::for_each_executor([&](heed::executor_ref where, const char* name) {
+      CAPTURE(name, where.concurrency, s.H);
+      const auto p = run(s, where);
+      CHECK(same_result(p, alone));
+      CHECK(same_gradients(p, alone));
+      CHECK(same_bits<float, 2>(p.dslopes, alone.dslopes));
+    });
+  }
 }
 
 TEST_CASE("Lightning Attention: rows may lie in any way") {

@@ -246,8 +246,9 @@ index_t abc_step_scratch_bytes(const std::type_identity_t<view<const T, 4>>& q,
 /// Legal edges: N = 0; slots never written have score 0 and value 0, and take part.
 /// Cost: a token 2 S (D + E) + (chunk + 1) / 2 (D + 2 S + E) multiply-adds, a kv head an exponential and a logarithm a
 /// logit, a query head an exponential a slot; chunks whose logits rise by 69 (667 for double) or more take about twice
-/// as long. Scratch: a worker O(chunk (D + E + S + chunk) + S (D + E)); with fewer kv heads than workers, 17 states
-/// each (abc_forward_scratch_bytes): options.scratch, or memory that the thread keeps.
+/// as long. Scratch: a worker O(chunk (D + E + S + chunk) + S (D + E)); with fewer kv heads than workers, up
+/// to 17 states each and four times as much a worker (abc_forward_scratch_bytes): options.scratch, or memory that the
+/// thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads. options.chunk changes the result within rounding.
 /// Accuracy: accumulates in float (double for double): |error| <= 2e-5 (1 + max |out|) for inputs of unit variance,
 /// plus the rounding of out to its type. Strengths below 1e-30 (1e-290) are taken for 0.

@@ -204,7 +204,7 @@ index_t fastmax_forward_scratch_bytes(const std::type_identity_t<view<const T, 4
   if (detail::prefers_pairs(call, options.causal))
     return detail::fastmax_pairs<A, T, detail::fastmax_rows<A, T>>(call, options.causal, where).bytes();
   const detail::linear_forward_chunks<A, T, detail::gate_kind::none, detail::fastmax_rows<A, T>> chunks(call);
-  return detail::recurrence_run(chunks, where).bytes();
+  return options.causal ? detail::recurrence_run(chunks, where).bytes() : detail::pooled_run(chunks, where).bytes();
 }
 
 /// The same of fastmax_backward.
@@ -254,8 +254,8 @@ index_t fastmax_step_scratch_bytes(const std::type_identity_t<view<const T, 4>>&
 /// (out = 0).
 /// Cost: the least of O(N M (D + E)) per head, pair by pair, and O((N + M) F E) by moments, F = fastmax_features(D, p);
 /// calls with a state take moments. Scratch O(chunk (D + E + chunk)) a worker for pairs; for moments O(chunk F + F E),
-/// and up to 17 states for each kv head where there are fewer of them than workers (fastmax_forward_scratch_bytes):
-/// options.scratch, or memory that the thread keeps.
+/// with fewer kv heads than workers, if causal, up to 17 states each and four times as much a worker
+/// (fastmax_forward_scratch_bytes): options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads.
 /// Accuracy: accumulates in float (double for double): |error| <= 2e-5 (1 + max |out|) for inputs of unit variance and
 /// p = 2; for p = 1 that much times sum_j |w_ij| / |sum_j w_ij|.

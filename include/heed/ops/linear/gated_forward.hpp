@@ -73,8 +73,8 @@ index_t gated_linear_forward_scratch_bytes(const std::type_identity_t<view<const
 /// Cost: 2 D E + (chunk + 1) / 2 (D + E) multiply-adds a token, for each query head D E + (chunk + 1) / 2 (D + E) of
 /// them; one exponential a gate. In chunks where gates multiply up to less than 1e-20 (1e-150 for double) the second
 /// term is made of products of gates one by one, about twice the time in all, and as exact. Scratch: a worker
-/// O(chunk (D + E + chunk) + D E); with fewer states than workers, 17 states each
-/// (gated_linear_forward_scratch_bytes): options.scratch, or memory that the thread keeps.
+/// O(chunk (D + E + chunk) + D E); with fewer states than workers, up to 17 of each and four times as much a
+/// worker (gated_linear_forward_scratch_bytes): options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads. options.chunk changes the result within rounding.
 /// Accuracy: accumulates in float (double for double): |error| <= 2e-5 (1 + max |out|) for inputs of unit variance.
 /// Gates above 1 follow the formula until they overflow.

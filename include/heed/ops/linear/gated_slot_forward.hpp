@@ -94,8 +94,9 @@ index_t gated_slot_forward_scratch_bytes(const std::type_identity_t<view<const T
 /// Causal; S >= N with g = 0 and s one-hot is softmax attention over the keys so far and S - t - 1 keys of zeros.
 /// Cost: a token 2 S (D + E) + (chunk + 1) / 2 (D + 2 S + E) multiply-adds, a kv head one exponential a gate, a query
 /// head one a slot; chunks where gates multiply up to less than 1e-20 (1e-150 for double) take about twice as long.
-/// Scratch: a worker O(chunk (D + E + S + chunk) + S (D + E)); with fewer kv heads than workers, 17 states each
-/// (gated_slot_forward_scratch_bytes): options.scratch, or memory that the thread keeps.
+/// Scratch: a worker O(chunk (D + E + S + chunk) + S (D + E)); with fewer kv heads than workers, up to 17
+/// states each and four times as much a worker (gated_slot_forward_scratch_bytes): options.scratch, or memory that the
+/// thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads. options.chunk changes the result within rounding.
 /// Accuracy: accumulates in float (double for double): |error| <= 2e-5 (1 + max |out|) for inputs of unit variance.
 /// Throws heed::invalid_argument before any write: extents that do not fit, H not a multiple of G, S = 0, a last axis

@@ -174,9 +174,9 @@ index_t lightning_step_scratch_bytes(const std::type_identity_t<view<const T, 4>
 /// Legal edges: N = 0, M = 0. Query i stands at key i + q_offset (default M - N) and sees the keys up to it; before the
 /// first key, out = 0.
 /// Cost: 2 D E + chunk (D + E) / 2 multiply-adds a token and query head, whatever the length. Powers of the decay are
-/// computed once a head. Scratch O(chunk (D + E + chunk) + D E) a worker, and where there are fewer heads than workers
-/// a state of every chunk of a round (lightning_forward_scratch_bytes): options.scratch, or memory that the thread
-/// keeps.
+/// computed once a head. Scratch O(chunk (D + E + chunk) + D E) a worker; with fewer heads than workers, up to 17
+/// states each and four times as much a worker (lightning_forward_scratch_bytes): options.scratch, or memory that the
+/// thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads.
 /// Accuracy: accumulates in float (double for double): |error| <= 2e-5 (1 + max |out|) for inputs of unit variance,
 /// plus the rounding of out to its type. Decays below 1e-30 (1e-290) are taken for 0.

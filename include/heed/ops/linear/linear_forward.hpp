@@ -64,8 +64,9 @@ index_t linear_forward_scratch_bytes(const std::type_identity_t<view<const T, 4>
                                      const std::type_identity_t<linear_options<T>>& options = {}) {
   const auto call = detail::linear_feature_call<T>(q, k, v, {}, options, 0);
   index_t bytes = 0;
+  const executor_ref where = detail::resolve(options.executor);
   detail::with_linear_chunks<A>(call, [&](const auto& chunks) {
-    bytes = detail::recurrence_run(chunks, detail::resolve(options.executor)).bytes();
+    bytes = options.causal ? detail::recurrence_run(chunks, where).bytes() : detail::pooled_run(chunks, where).bytes();
   });
   return bytes;
 }
@@ -86,7 +87,7 @@ index_t linear_forward_scratch_bytes(const std::type_identity_t<view<const T, 4>
 /// Legal edges: N = 0; M = 0; queries that see no key: 0, or what the initial state holds. A query whose weights are
 /// all 0 gives 0 / eps.
 /// Cost: O((N + M) D E) per head, and O(N chunk (D + E)) besides if causal. Scratch O(chunk (D + E + chunk) + D E) a
-/// worker, and up to 17 states for each kv head where there are fewer of them than workers
+/// worker; with fewer kv heads than workers, if causal, up to 17 states each and four times as much a worker
 /// (linear_forward_scratch_bytes): options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads.
 /// Accuracy: accumulates in float (double for double): |error| <= 2e-5 (1 + max |out|) for inputs of unit variance. A

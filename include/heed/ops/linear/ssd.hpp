@@ -258,8 +258,8 @@ index_t ssd_step_scratch_bytes(const std::type_identity_t<view<const T, 4>>& x,
 ///
 /// Legal edges: N = 0.
 /// Cost: 2 S P + chunk (S + P) / 2 multiply-adds a token and head, and one exponential. Scratch
-/// O(chunk (S + P + chunk) + S P) a worker; with fewer heads than workers, 17 states each (ssd_forward_scratch_bytes):
-/// options.scratch, or memory that the thread keeps.
+/// O(chunk (S + P + chunk) + S P) a worker; with fewer heads than workers, up to 17 states each and four times as
+/// much a worker (ssd_forward_scratch_bytes): options.scratch, or memory that the thread keeps.
 /// Deterministic: bit-equal for any executor and number of threads. options.chunk changes the result within rounding.
 /// Accuracy: accumulates in float (double for double): |error| <= 2e-5 (1 + max |y|) for inputs of unit variance, plus
 /// the rounding of y to its type.
