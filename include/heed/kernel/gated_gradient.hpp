@@ -23,15 +23,22 @@ struct gated_writes {
   gated_writes() = default;
   gated_writes(scratch_cursor& memory, index_t tokens, index_t of_features) noexcept
       : decay(memory, tokens, of_features),
-        writes(take_rows<T>(memory, tokens, of_features)),
         panels(take_panels<T, A>(memory, tokens, of_features)),
         features(of_features),
+        tokens_(tokens),
+        copies_(take_rows<T>(memory, tokens, of_features)),
         left_(take_rows<T>(memory, tokens, of_features)) {}
+
+  /// Gates that keep everything.
+  struct no_gates {
+    P operator()(index_t, index_t, int) const noexcept { return P(T(1)); }
+  };
 
   /// From rows Y and gate(t, i, some), for the state after the chunk.
   template <class S, class Gate>
   void prepare(row_span<const S> rows, index_t tokens, const Gate& gate) noexcept {
     count = tokens;
+    if constexpr (std::is_same_v<Gate, no_gates>) return keep(rows);
     decay.template multiply<A>(
         count, {0, features}, gate, typename chunk_decay<T>::nowhere{},
         [rows](index_t t, index_t i, int some, P product) { return load_some<T, A>(rows[t] + i, some) * product; });
@@ -41,22 +48,44 @@ struct gated_writes {
   template <class S, class Gate>
   void prepare_all(row_span<const S> rows, index_t tokens, const Gate& gate) noexcept {
     count = tokens;
-    decay.template multiply<A>(count, {0, features}, gate);
-    copy_rows<T, A>(rows, 0, count, features, writes);
-    left = left_;
-    copy_rows<T, A>(row_span<const T>(writes), 0, count, features, left,
-                    [after = decay.after](index_t t, index_t i, P x) { return x * P::load_aligned(after[t] + i); });
-    transpose_rows<T, A>(row_span<const T>(left), count, panels, [&](index_t i) { return P(decay.inverse[i]); });
+    if constexpr (std::is_same_v<Gate, no_gates>) {
+      keep(rows);
+    } else {
+      decay.template multiply<A>(count, {0, features}, gate);
+      copy_rows<T, A>(rows, 0, count, features, left_,
+                      [copies = copies_, after = decay.after](index_t t, index_t i, P x) {
+                        x.store_aligned(copies[t] + i);
+                        return x * P::load_aligned(after[t] + i);
+                      });
+      writes = copies_;
+      left = left_;
+    }
+    transpose_rows<T, A>(left, count, panels, [&](index_t i) { return P(decay.inverse[i]); });
   }
 
   chunk_decay<T> decay;
   /// Y, and what the chunk leaves of it.
-  row_span<T> writes, left;
+  row_span<const T> writes, left;
   row_panels<T> panels;
   index_t features = 0, count = 0;
 
  private:
-  row_span<T> left_;
+  /// All products are 1, once and for all.
+  template <class S>
+  void keep(row_span<const S> rows) noexcept {
+    if (!kept_) {
+      kept_ = true;
+      for (const row_span<T> products : {decay.until, decay.after})
+        std::fill_n(products.data, tokens_ * products.stride, T(1));
+      for (T* const product : {decay.total, decay.inverse})
+        std::fill_n(product, conflict_free_pitch<T>(features), T(1));
+    }
+    writes = left = rows_for_vectors<T, A>(rows, 0, count, features, left_);
+  }
+
+  index_t tokens_ = 0;
+  bool kept_ = false;
+  row_span<T> copies_, left_;
 };
 
 /// One recurrence: its plain side, its reads, and its gradients. Rows are tokens.
@@ -177,7 +206,7 @@ class gated_gradient {
         rows, {0, gated_}, nothing, times(plain_writes, state(gradient), plain_),
         [&](index_t t, int v, P sum) { sum.store_aligned(dgated_writes[t] + v * P::lanes); }, ahead);
     sum_product<T, A>(
-        rows, {0, plain_}, nothing, times(row_span<const T>(gated.left), row_span<const T>(transposed_), gated_),
+        rows, {0, plain_}, nothing, times(gated.left, row_span<const T>(transposed_), gated_),
         [&](index_t t, int v, P sum) { sum.store_aligned(dplain_writes[t] + v * P::lanes); }, ahead);
   }
 
@@ -291,7 +320,7 @@ class gated_gradient {
 
   template <class Gate, class Visit>
   void fade_writes(const gated_writes<T, A>& gated, const Gate& gate, const Visit& visit) noexcept {
-    copy_rows<T, A>(row_span<const T>(gated.writes), 0, gated.count, gated_, faded_);
+    copy_rows<T, A>(gated.writes, 0, gated.count, gated_, faded_);
     decay_downward<T, A>(gated.count, gated_, faded_, gate, visit);
   }
 

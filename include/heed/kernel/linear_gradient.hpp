@@ -198,7 +198,14 @@ class linear_backward_chunks {
       for (index_t h = 0; h < stream.heads; ++h) {
         add(call_.forward.q, call_.forward.query_head(stream.first_head + h), first, call_.forward.q.extent(3));
         add(call_.dout, stream.first_head + h, first, value_features());
+        add(call_.dq, call_.forward.query_head(stream.first_head + h), first, call_.dq.extent(3));
       }
+    if (gradients) {
+      add(call_.dk, stream.kv_head, first, call_.dk.extent(3));
+      add(call_.dv, call_.forward.value_head(stream), first, value_features());
+      if constexpr (Kind == gate_kind::feature)
+        if (call_.dfeature_gates) add(call_.dfeature_gates, stream.kv_head, first, features());
+    }
     const index_t vectors = vectors_of<T, A>(features());
     const index_t of_state = rows_.columns() * vectors;
     space.core.ahead.spread(gradients ? stream.heads * (count * (vectors_of<T, A>(count) + 3 * vectors) + of_state)
@@ -244,7 +251,7 @@ class linear_backward_chunks {
         return call_.forward.constant() ? first : gate_of(P(call_.forward.token_log_gate(stream, span.first + t)));
       };
     } else {
-      return [](index_t, index_t, int) { return P(T(1)); };
+      return typename gated_writes<T, A>::no_gates{};
     }
   }
 

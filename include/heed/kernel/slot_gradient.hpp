@@ -205,7 +205,14 @@ class slot_backward_chunks {
         add(call_.forward.q, stream.first_head + h, features());
         add(call_.scores, stream.first_head + h, slots());
         add(call_.dout, stream.first_head + h, value_features());
+        add(call_.dq, stream.first_head + h, features());
       }
+    if (gradients) {
+      add(call_.dk, stream.kv_head, features());
+      add(call_.dv, stream.kv_head, value_features());
+      add(call_.ds, stream.kv_head, slots());
+      if constexpr (!controlled) add(call_.dg, stream.kv_head, slots());
+    }
     const index_t vectors = vectors_of<T, A>(slots());
     ahead.spread(gradients
                      ? stream.heads * (count * (vectors_of<T, A>(count) + 3 * vectors) + value_features() * vectors)
