@@ -186,6 +186,7 @@ HEED_NOINLINE void lower_products(row_span<const T> a, row_panels<T> b, index_ra
     });
   };
   // The first rows of two panels see the first alone.
+  static_assert(row_panels<T>::together == 2);
   for (index_t panel = 0; panel * width < of_rows.high; panel += 2) {
     const index_t first = std::max(of_rows.low, panel * width);
     const index_t both = std::clamp((panel + 1) * width, first, of_rows.high);

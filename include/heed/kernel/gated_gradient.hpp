@@ -38,11 +38,14 @@ struct gated_writes {
   template <class S, class Gate>
   void prepare(row_span<const S> rows, index_t tokens, const Gate& gate) noexcept {
     count = tokens;
-    if constexpr (std::is_same_v<Gate, no_gates>) return keep(rows);
-    decay.template multiply<A>(
-        count, {0, features}, gate, typename chunk_decay<T>::nowhere{},
-        [rows](index_t t, index_t i, int some, P product) { return load_some<T, A>(rows[t] + i, some) * product; });
-    left = decay.after;
+    if constexpr (std::is_same_v<Gate, no_gates>) {
+      keep(rows);
+    } else {
+      decay.template multiply<A>(
+          count, {0, features}, gate, typename chunk_decay<T>::nowhere{},
+          [rows](index_t t, index_t i, int some, P product) { return load_some<T, A>(rows[t] + i, some) * product; });
+      left = decay.after;
+    }
   }
   /// The same for gradients too.
   template <class S, class Gate>

@@ -180,8 +180,8 @@ class linear_backward_chunks {
     space.core.plain_writes = space.rows.values;
   }
 
-  /// Has products call the rows of a chunk that is next: of keys, values and gates, and for gradients of queries and
-  /// what arrives at outputs.
+  /// Has products call the rows of a chunk that is next: of keys, values and gates, and for gradients of queries, of
+  /// what arrives at outputs, and of the gradients themselves.
   void call_ahead(workspace& space, const recurrence_stream& stream, index_t first, index_t count,
                   bool gradients) const noexcept {
     space.core.ahead = {};

@@ -37,11 +37,7 @@ class pooled_run : public recurrence_run<Operator> {
  private:
   using chunk_space = typename base::chunk_space;
 
-  index_t worker_bytes() const noexcept {
-    scratch_cursor cursor(nullptr);
-    chunk_space(op_, cursor);
-    return round_up(cursor.used(), cache_line);
-  }
+  index_t worker_bytes() const noexcept { return this->template bytes_of<chunk_space>(); }
 
   void write(chunk_space& mine, const recurrence_stream& stream, index_range features,
              typename Operator::T* current) const {

@@ -99,12 +99,10 @@ class recurrence_run {
   index_range part_of(index_t part, index_t size) const noexcept {
     return {part * size, std::min(op_.features(), (part + 1) * size)};
   }
-  index_t worker_bytes() const noexcept {
+  template <class Space>
+  index_t bytes_of() const noexcept {
     scratch_cursor cursor(nullptr);
-    if (split_ && parts() == 1)
-      round_space(op_, cursor);
-    else
-      chunk_space(op_, cursor);
+    Space(op_, cursor);
     return round_up(cursor.used(), cache_line);
   }
   index_t state_bytes() const noexcept { return round_up(op_.state_size() * index_t(sizeof(T)), cache_line); }
@@ -122,6 +120,10 @@ class recurrence_run {
   using workspace = typename Operator::workspace;
   using prepared = typename Operator::prepared;
 
+  index_t worker_bytes() const noexcept {
+    return split_ && parts() == 1 ? bytes_of<round_space>() : bytes_of<chunk_space>();
+  }
+
   void run_streams() {
     auto walk = [&](index_t number, index_t worker) {
       const recurrence_stream stream = streams_.at(number);
@@ -132,7 +134,7 @@ class recurrence_run {
       const chunk_cuts cuts{stream.tokens, op_.chunk()};
       for (index_t c = 0; c < cuts.count(); ++c) {
         op_.prepare(mine.ready, stream, cuts[c], current);
-        op_.call_ahead(mine.space, stream, cuts[c + 1].first, chunk_rows::all);
+        op_.call_ahead(mine.space, stream, cuts[c + 1].first, rows_ahead::all);
         op_.attend(mine.space, mine.ready, stream, cuts[c], current);
         op_.advance(mine.space, mine.ready, current, current);
       }
@@ -183,24 +185,25 @@ class recurrence_run {
 
   /// States of a round, then its outputs. Calls written() in between.
   template <class Written>
-  void write_and_read(round_space& mine, index_t number, index_t r, const Written& written) const {
+  void work_on_round(round_space& mine, index_t number, index_t r, const Written& written) const {
     const auto [stream, cuts, first, last] = chunks_of(number, r);
     for (index_t c = first; c < last; ++c) {
       prepared& ready = mine.ready[c - first];
       op_.prepare(ready, stream, cuts[c], state_before(number, c));
       if (c + 1 < last)
-        op_.call_ahead(mine.space, stream, cuts[c + 1].first, chunk_rows::written);
+        op_.call_ahead(mine.space, stream, cuts[c + 1].first, rows_ahead::written);
       else
-        op_.call_ahead(mine.space, stream, cuts[first].first, chunk_rows::read);
+        op_.call_ahead(mine.space, stream, cuts[first].first, rows_ahead::read);
       op_.advance(mine.space, ready, state_before(number, c), state_before(number, c + 1));
     }
     written();
+    // The round that this worker takes next, if all are equally fast.
     const index_t next = first + round * (where_.concurrency / streams_.count());
     for (index_t c = first; c < last; ++c) {
       if (c + 1 < last)
-        op_.call_ahead(mine.space, stream, cuts[c + 1].first, chunk_rows::read);
+        op_.call_ahead(mine.space, stream, cuts[c + 1].first, rows_ahead::read);
       else
-        op_.call_ahead(mine.space, stream, cuts[next].first, chunk_rows::written);
+        op_.call_ahead(mine.space, stream, cuts[next].first, rows_ahead::written);
       op_.attend(mine.space, mine.ready[c - first], stream, cuts[c], state_before(number, c));
     }
   }
@@ -217,7 +220,7 @@ class recurrence_run {
     const auto [stream, cuts, first, last] = chunks_of(number, r);
     for (index_t c = first + part; c < last; c += parts()) {
       op_.prepare(mine.ready, stream, cuts[c], state_before(number, c));
-      op_.call_ahead(mine.space, stream, cuts[c + parts()].first, chunk_rows::read);
+      op_.call_ahead(mine.space, stream, cuts[c + parts()].first, rows_ahead::read);
       op_.attend(mine.space, mine.ready, stream, cuts[c], state_before(number, c));
     }
   }
@@ -243,7 +246,7 @@ class recurrence_run {
       written.wait(r * streams);
       // The states of this round lie where those of a former one were.
       read[r % rounds_kept].wait(r / rounds_kept * streams);
-      write_and_read(mine, item % streams, r, [&] { written.add(); });
+      work_on_round(mine, item % streams, r, [&] { written.add(); });
       read[r % rounds_kept].add();
     });
   }

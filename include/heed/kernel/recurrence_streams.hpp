@@ -70,7 +70,7 @@ struct chunk_cuts {
 
 /// Rows of a chunk that are called ahead of the work on it: those that a state takes, with all that is prepared beside
 /// them, those that read it, or both.
-enum class chunk_rows { written, read, all };
+enum class rows_ahead { written, read, all };
 
 }  // namespace detail
 HEED_ARCH_END

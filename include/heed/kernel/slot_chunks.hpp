@@ -253,12 +253,12 @@ class slot_forward_chunks {
   void write(workspace& space, prepared& ready, const recurrence_stream& stream, chunk_span span, index_range slots,
              const T* from, T* to) const noexcept {
     prepare(ready, stream, span, slots, from, typename chunk_decay<T>::nowhere{});
-    call_ahead(space, stream, span.first + span.count, slots, chunk_rows::written);
+    call_ahead(space, stream, span.first + span.count, slots, rows_ahead::written);
     advance(space, ready, from, to, slots);
   }
 
   /// Has the products that follow call the rows of a chunk from token `first` on.
-  void call_ahead(workspace& space, const recurrence_stream& stream, index_t first, chunk_rows wanted) const noexcept {
+  void call_ahead(workspace& space, const recurrence_stream& stream, index_t first, rows_ahead wanted) const noexcept {
     call_ahead(space, stream, first, {0, call_.slots()}, wanted);
   }
 
@@ -322,7 +322,7 @@ class slot_forward_chunks {
   }
 
   void call_ahead(workspace& space, const recurrence_stream& stream, index_t first, index_range of_slots,
-                  chunk_rows wanted) const noexcept {
+                  rows_ahead wanted) const noexcept {
     const index_t count = std::min(chunk(), stream.tokens - first);
     space.ahead = {};
     if (count <= 0) return;
@@ -333,14 +333,14 @@ class slot_forward_chunks {
     const index_t some_slots = vectors_of<T, A>(of_slots.high - of_slots.low);
     const index_t slots = vectors_of<T, A>(call_.slots()), values = vectors_of<T, A>(call_.value_features());
     index_t work = 0;
-    if (wanted != chunk_rows::read) {
+    if (wanted != rows_ahead::read) {
       if constexpr (!controlled) add(call_.gates, stream.kv_head, call_.slots());
       add(call_.strengths, stream.kv_head, call_.slots());
       add(call_.k, stream.kv_head, call_.features());
       add(call_.v, stream.kv_head, call_.value_features());
       work += call_.features() * some_slots + (of_slots.high - of_slots.low) * values;
     }
-    if (wanted != chunk_rows::written) {
+    if (wanted != rows_ahead::written) {
       for (index_t h = 0; h < stream.heads; ++h) add(call_.q, stream.first_head + h, call_.features());
       work += stream.heads * count * (vectors_of<T, A>(count) + slots + values);
     }

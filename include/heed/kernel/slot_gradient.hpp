@@ -186,7 +186,7 @@ class slot_backward_chunks {
   }
 
   /// Has products call the rows of a chunk that is next: of keys, values, writes and gates, and for gradients of
-  /// queries, scores and what arrives at outputs.
+  /// queries, scores, what arrives at outputs, and of the gradients themselves.
   void call_ahead(workspace& space, const recurrence_stream& stream, index_t first, index_t count,
                   bool gradients) const noexcept {
     prefetcher& ahead = gradients ? space.values.ahead : space.keys.ahead;
