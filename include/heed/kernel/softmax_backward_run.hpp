@@ -6,61 +6,15 @@
 #include <heed/core/scratch.hpp>
 #include <heed/kernel/bias_gradient.hpp>
 #include <heed/kernel/gradient_rows.hpp>
-#include <heed/kernel/gradient_tile.hpp>
+#include <heed/kernel/gradient_workspace.hpp>
 #include <heed/kernel/seen_blocks.hpp>
+#include <heed/kernel/sink_gradient.hpp>
 
 #include <numeric>
 #include <optional>
 
 HEED_ARCH_BEGIN
 namespace detail {
-
-/// Scratch of one worker.
-template <class S, class A>
-struct gradient_workspace {
-  using T = accumulator_t<S>;
-  using shape = tile_shape<T, A>;
-  gradient_workspace(scratch_cursor& memory, index_t features, index_t value_features, bool bias, bool by_bias,
-                     index_t rows) noexcept
-      : buffers(memory, features, value_features, !std::is_same_v<S, T>, bias) {
-    for (auto& tile : tiles) tile = gradient_tile<T, A>(memory, buffers);
-    sums = memory.take<T>(rows);
-    bias_sums = by_bias ? memory.take<T>(shape::keys * shape::queries) : nullptr;
-  }
-  gradient_workspace(const gradient_workspace&) = delete;
-  gradient_workspace& operator=(const gradient_workspace&) = delete;
-
-  gradient_buffers<T, A> buffers;
-  gradient_tile<T, A> tiles[shape::tiles];
-  T* sums;       // gradients of all keys of a unit, where outputs are of another type and no other task adds to them
-  T* bias_sums;  // [key][lane]
-};
-
-/// The gradient by the sink of a head: by its weight in every row, in double, as there is one number for all rows.
-template <class A, class S, class G>
-accumulator_t<S> sink_gradient(const softmax_gradient_rows<S, G>& rows, int head) noexcept {
-  using T = accumulator_t<S>;
-  double sum = 0;
-  for (index_t s = 0; s < rows.sequences(); ++s) {
-    const auto [batch, first, count] = rows.queries(s);
-    for (index_t i = first; i < first + count; ++i) {
-      const T lse = rows.lse(batch, head, i);
-      if (lse == -std::numeric_limits<T>::infinity()) continue;
-      const T mean = gradient_mean<T, A>(&rows.dout(batch, head, i, 0), &rows.out(batch, head, i, 0),
-                                         rows.out.extent(3), rows.dlse ? rows.dlse(batch, head, i) : T(0));
-      sum -= std::exp(double(rows.sink[head]) - double(lse)) * double(mean);
-    }
-  }
-  return static_cast<T>(sum);
-}
-
-/// Those of all heads, if they are wanted.
-template <class A, class S, class G>
-void write_sink_gradients(const softmax_gradient_rows<S, G>& rows, const executor_ref& where) {
-  if (!rows.dsink) return;
-  auto of_head = [&](index_t head, index_t) { rows.dsink[head] = sink_gradient<A>(rows, static_cast<int>(head)); };
-  for_each_task(where, rows.q.extent(1), of_head);
-}
 
 /// A call in progress.
 template <class A, class S, class G, class ForEachSegment, class... Mods>
